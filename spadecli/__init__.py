@@ -1,0 +1,24 @@
+"""SPADE (GauGAN) as a batch toolkit: masks in, photographs out.
+
+Everything the command line does is a function here. ``import spadecli`` is light; torch is loaded by the
+function that needs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .backends import open_backend as open_backend
+
+__all__ = ["__version__", "open_backend"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "open_backend":
+        from .backends import open_backend
+
+        return open_backend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

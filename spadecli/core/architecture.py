@@ -1,0 +1,84 @@
+"""What a generator is built from: the fields that a card carries and a recipe sets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Latent = Literal["map", "noise", "encoder"]
+Norm = Literal["batch", "instance"]
+Upsampling = Literal["normal", "more", "most"]
+Conditioning = Literal["spade", "concat"]
+
+UPSAMPLES: dict[Upsampling, int] = {"normal": 5, "more": 6, "most": 7}
+
+
+class Architecture(BaseModel):
+    """Generator and image encoder of SPADE (CVPR 2019, section 3 and appendix A).
+
+    size: training size (height, width); both multiples of ``stride``.
+    ngf: base width; the widest feature map has 16·ngf channels.
+    z_dim: latent length (256 in the paper).
+    hidden: channels between the map and gamma/beta in a SPADE layer (128 in the paper).
+    kernel: size of the SPADE layer's convolutions.
+    norm: the parameter-free normalization that SPADE modulates.
+    upsampling: 5, 6 or 7 doublings between the start grid and the image.
+    spectral_norm: on the block convolutions while training (weights files carry it folded in).
+    latent: where the first feature map comes from. "map": a convolution of the downsampled map, so one
+        image per mask (the published form). "noise": a linear layer on z ~ N(0, I) (section 3.2).
+        "encoder": the same, z from an image encoder (section 3.4).
+    conditioning: "spade", or "concat": the map joins the input once, norms are plain (the comparison of
+        section 4.4).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: tuple[int, int] = (256, 256)
+    ngf: int = Field(64, ge=1, le=512)
+    z_dim: int = Field(256, ge=1, le=4096)
+    hidden: int = Field(128, ge=1, le=1024)
+    kernel: Literal[1, 3, 5] = 3
+    norm: Norm = "batch"
+    upsampling: Upsampling = "normal"
+    spectral_norm: bool = True
+    latent: Latent = "map"
+    conditioning: Conditioning = "spade"
+
+    @model_validator(mode="after")
+    def _size_fits_stride(self) -> Architecture:
+        if any(s < self.stride or s % self.stride for s in self.size):
+            raise ValueError(
+                f"size {self.size[0]}x{self.size[1]}: height and width must be multiples of {self.stride}, "
+                f"the stride of upsampling = {self.upsampling!r}"
+            )
+        return self
+
+    @property
+    def num_upsamples(self) -> int:
+        """Doublings between start grid and image."""
+        return UPSAMPLES[self.upsampling]
+
+    @property
+    def stride(self) -> int:
+        """Sizes must be multiples of this."""
+        return 2**self.num_upsamples
+
+    @property
+    def start_grid(self) -> tuple[int, int]:
+        """(height, width) of the first feature map at the training size."""
+        return self.grid_for(self.size)
+
+    def grid_for(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the first feature map for an image of ``size``."""
+        return size[0] // self.stride, size[1] // self.stride
+
+    @property
+    def uses_z(self) -> bool:
+        """Whether the image depends on a latent z."""
+        return self.latent != "map"
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether there is an image encoder."""
+        return self.latent == "encoder"

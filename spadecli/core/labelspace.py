@@ -1,0 +1,158 @@
+"""Label spaces: which value in a mask file means which class, and which input channel that is."""
+
+from __future__ import annotations
+
+import colorsys
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MAX_VALUES = 255
+
+
+def auto_color(index: int) -> tuple[int, int, int]:
+    """A colour for class ``index`` where none is given: hues a golden ratio apart, so neighbours differ."""
+    hue = (index * 0.618033988749895) % 1.0
+    r, g, b = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 0.4)[index % 3], (0.95, 0.75, 0.55)[(index // 3) % 3])
+    return round(r * 255), round(g * 255), round(b * 255)
+
+
+class LabelClass(BaseModel):
+    """One class: its name, its colour (R, G, B in 0..255), the file values that mean it.
+
+    Several values may mean one class; the first is the one written and drawn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    values: tuple[int, ...] = Field(min_length=1)
+    color: tuple[int, int, int]
+
+    @field_validator("values")
+    @classmethod
+    def _values_are_16_bit(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if bad := [v for v in values if not 0 <= v <= 65535]:
+            raise ValueError(f"file values {bad} are outside 0..65535")
+        return values
+
+    @field_validator("color")
+    @classmethod
+    def _color_is_bytes(cls, color: tuple[int, int, int]) -> tuple[int, int, int]:
+        if any(not 0 <= c <= 255 for c in color):
+            raise ValueError(f"colour {color} is outside 0..255")
+        return color
+
+
+class LabelSpace(BaseModel):
+    """The classes of a data set. The channel of a class is its position in ``classes``.
+
+    ``unknown`` names at most one class that is fed to the network but left out of scores.
+    ``instances``: whether an instance-edge channel follows the class channels.
+
+    In TOML a class may be just a name (value = position, automatic colour) or a table with ``name``,
+    ``value`` (one or several) and ``color``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    classes: tuple[LabelClass, ...] = Field(min_length=1)
+    unknown: str | None = None
+    instances: bool = False
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _short_forms(cls, classes: Any) -> Any:
+        if not isinstance(classes, list | tuple):
+            return classes
+        full = []
+        for i, item in enumerate(classes):
+            if isinstance(item, str):
+                full.append({"name": item, "values": (i,), "color": auto_color(i)})
+            elif isinstance(item, dict):
+                entry = dict(item)
+                value = entry.pop("value", None)
+                if value is not None and "values" not in entry:
+                    entry["values"] = (value,) if isinstance(value, int) else value
+                entry.setdefault("values", (i,))
+                entry.setdefault("color", auto_color(i))
+                full.append(entry)
+            else:
+                full.append(item)
+        return full
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LabelSpace:
+        problems = []
+        names = [c.name for c in self.classes]
+        problems += [f"class name {n!r} is used twice" for n in sorted({n for n in names if names.count(n) > 1})]
+        values = [v for c in self.classes for v in c.values]
+        if twice := sorted({v for v in values if values.count(v) > 1}):
+            problems.append(f"file values {twice} belong to two classes")
+        if len(values) > MAX_VALUES:
+            problems.append(f"{len(values)} file values; at most {MAX_VALUES} are possible")
+        colors = [c.color for c in self.classes]
+        if same := sorted({c for c in colors if colors.count(c) > 1}):
+            problems.append(f"colours {same} belong to two classes")
+        if self.unknown is not None and self.unknown not in names:
+            problems.append(f"unknown = {self.unknown!r} is not one of the classes")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        """Number of class channels, the unknown one included."""
+        return len(self.classes)
+
+    @property
+    def semantic_channels(self) -> int:
+        """Channels of the network's semantic map: the classes, then the edge channel if any."""
+        return self.num_classes + int(self.instances)
+
+    @property
+    def unknown_channel(self) -> int | None:
+        """Channel left out of scores, or None."""
+        return next((i for i, c in enumerate(self.classes) if c.name == self.unknown), None)
+
+    @cached_property
+    def file_values(self) -> tuple[int, ...]:
+        """Every known file value, in ascending order."""
+        return tuple(sorted(v for c in self.classes for v in c.values))
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether file values go beyond a byte, so that label maps hold codes instead of file values."""
+        return self.file_values[-1] > 255
+
+    @cached_property
+    def file_codes(self) -> dict[int, int]:
+        """File value -> label code (uint8): the value itself, or in a wide space its rank in ``file_values``."""
+        return {v: i if self.is_wide else v for i, v in enumerate(self.file_values)}
+
+    @cached_property
+    def code_to_channel(self) -> NDArray[np.int16]:
+        """int16 [256]: channel of each label code, -1 where the code means nothing."""
+        table = np.full(256, -1, np.int16)
+        for channel, c in enumerate(self.classes):
+            for v in c.values:
+                table[self.file_codes[v]] = channel
+        return table
+
+    @cached_property
+    def channel_to_code(self) -> NDArray[np.uint8]:
+        """uint8 [num_classes]: the label code that stands for each channel."""
+        return np.array([self.file_codes[c.values[0]] for c in self.classes], np.uint8)
+
+    @cached_property
+    def code_colors(self) -> NDArray[np.uint8]:
+        """uint8 [256, 3]: the colour of each label code; magenta where the code means nothing."""
+        table = np.full((256, 3), (255, 0, 255), np.uint8)
+        for c in self.classes:
+            for v in c.values:
+                table[self.file_codes[v]] = c.color
+        return table

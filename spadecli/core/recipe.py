@@ -1,0 +1,251 @@
+"""Recipes: everything a training run needs, in one TOML file, checked as a whole.
+
+A recipe is resolved from the shipped or given TOML, ``SPADE_TRAIN_SET`` and ``--set key=value``; every value
+knows where it came from, and all mistakes are reported at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sysconfig
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .architecture import Architecture
+from .errors import UserError
+from .labelspace import LabelSpace
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSection(_Section):
+    """Where the data are and how they are prepared. Paths are relative to the working directory.
+
+    load_size: (height, width) that photos and masks are packed at; a random crop of the model's size is
+        taken from it (286x286 and 256x256 in the paper).
+    holdout: names (relative path without suffix) that are never trained on.
+    """
+
+    photos: str = ""
+    masks: str = ""
+    instances: str = ""
+    packed: str
+    load_size: tuple[int, int] = (286, 286)
+    flip: bool = True
+    holdout: tuple[str, ...] = ()
+    licence: str = ""
+    source: str = ""
+
+
+class DiscriminatorSection(_Section):
+    """Multi-scale patch discriminator: base width and number of scales."""
+
+    ndf: int = Field(64, ge=1, le=512)
+    num_scales: int = Field(2, ge=1, le=4)
+
+
+class LossSection(_Section):
+    """Loss weights. The KL term counts kl · kl_reference_batch · (mean over samples), see the paper's 32/8 GPUs.
+
+    perceptual_network: "vgg19" (the paper's), "squeezenet" or "none"; perceptual_weights: a local file in
+    place of torch's own download.
+    """
+
+    feature_matching: float = Field(10.0, ge=0)
+    perceptual: float = Field(10.0, ge=0)
+    perceptual_network: Literal["vgg19", "squeezenet", "none"] = "vgg19"
+    perceptual_weights: str = ""
+    kl: float = Field(0.05, ge=0)
+    kl_reference_batch: int = Field(4, ge=1)
+
+
+class TrainSection(_Section):
+    """Length, optimizers and bookkeeping of a run.
+
+    Give ``steps`` or ``epochs``. The learning rates fall linearly to zero from ``decay_from`` (a fraction of
+    the run) on. ``max_grad_norm`` 0 clips nothing, as in the paper.
+    """
+
+    batch: int = Field(32, ge=1)
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    decay_from: float = Field(0.5, ge=0, le=1)
+    lr_g: float = Field(1e-4, gt=0)
+    lr_d: float = Field(4e-4, gt=0)
+    beta1: float = Field(0.0, ge=0, lt=1)
+    beta2: float = Field(0.9, ge=0, lt=1)
+    max_grad_norm: float = Field(0.0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    num_workers: int = Field(2, ge=0, le=256)
+    log_every: int = Field(50, ge=1)
+    sample_every: int = Field(1000, ge=1)
+    checkpoint_every: int = Field(1000, ge=1)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+class Recipe(_Section):
+    """A whole training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    data: DataSection
+    labels: LabelSpace
+    model: Architecture = Architecture()
+    discriminator: DiscriminatorSection = DiscriminatorSection()
+    loss: LossSection = LossSection()
+    train: TrainSection
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Recipe:
+        if any(load < size for load, size in zip(self.data.load_size, self.model.size, strict=True)):
+            raise ValueError(
+                f"data.load_size {list(self.data.load_size)} is smaller than model.size {list(self.model.size)}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked recipe, and where each value came from ("train.batch" -> "--set", ...)."""
+
+    recipe: Recipe
+    sources: Mapping[str, str]
+    origin: str
+
+
+def recipes_dir() -> Path:
+    """Folder of the shipped recipes: in a clone or editable install, the clone's; else the wheel's."""
+    return shipped_dir("recipes")
+
+
+def shipped_dir(what: str) -> Path:
+    """Folder of shipped files (``recipes``, ``weights``, ``masks``)."""
+    package = Path(__file__).resolve().parents[1]
+    for base in (package.parent, package / "shipped", Path(sysconfig.get_path("data")) / "share" / "spade"):
+        if (base / what).is_dir() and (base != package.parent or (base / "pyproject.toml").is_file()):
+            return base / what
+    raise UserError(f"the shipped {what} are missing from this installation", hint="pip install --force-reinstall spadecli")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of each shipped recipe."""
+    return {p.stem: p for p in sorted(recipes_dir().glob("*.toml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """File of a recipe given by name or by path."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if path.is_file():
+            return path
+        raise UserError(f"{path}: no such recipe file")
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    close = difflib.get_close_matches(name, shipped, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"shipped recipes: {', '.join(shipped)}; or give a .toml file"
+    raise UserError(f"no recipe is called {name!r}", hint=hint)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
+    """Read and check a recipe file with ``key=value`` overrides (dotted keys, TOML values).
+
+    Raises UserError that lists every mistake.
+    """
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: not valid TOML: {e}") from e
+    tree.setdefault("name", path.stem)
+    sources = {key: str(path) for key, _ in _leaves(tree)}
+    problems = []
+    for text in overrides:
+        key, sep, raw = text.partition("=")
+        key = key.strip()
+        if not sep or not key:
+            problems.append(f"--set {text}: expected key=value, for example train.batch=8")
+            continue
+        try:
+            _assign(tree, key.split("."), _toml_value(raw.strip()))
+            sources[key] = "--set"
+        except KeyError as e:
+            problems.append(f"--set {text}: {e.args[0]} is a value, not a section")
+    if sources.get("train.steps") == "--set" and sources.get("train.epochs") != "--set":
+        tree.get("train", {}).pop("epochs", None)
+    if sources.get("train.epochs") == "--set" and sources.get("train.steps") != "--set":
+        tree.get("train", {}).pop("steps", None)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as e:
+        problems += validation_problems(e, tree)
+    if problems or recipe is None:
+        raise UserError(f"{path}: {len(problems)} mistake{'s' * (len(problems) != 1)} in the recipe", problems=problems)
+    return Resolved(recipe, sources, str(path))
+
+
+def validation_problems(error: ValidationError, tree: Mapping[str, Any]) -> list[str]:
+    """One line per mistake: key, value, what was expected; a near miss of a key is named."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(p) for p in item["loc"]) or "recipe"
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(), 1)
+            lines.append(f"{key}: unknown key" + (f" (did you mean {close[0]!r}?)" if close else ""))
+        elif item["type"] == "missing":
+            lines.append(f"{key}: missing")
+        else:
+            value = item["input"]
+            shown = "" if isinstance(value, dict | list | BaseModel) else f" (found {value!r})"
+            lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}{shown}")
+    return lines
+
+
+def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """``key: old -> new`` for every leaf in which two resolved recipes differ."""
+    a, b = dict(_leaves(old)), dict(_leaves(new))
+    return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+
+
+def _known_keys() -> set[str]:
+    models = (Recipe, DataSection, DiscriminatorSection, LossSection, TrainSection, Architecture, LabelSpace)
+    return {key for m in models for key in m.model_fields} | {"value", "color"}
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _assign(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise KeyError(key)
+    tree[keys[-1]] = value
+
+
+def _toml_value(raw: str) -> Any:
+    """A TOML value; what is not one is taken as text, so that paths need no quotes."""
+    try:
+        return tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        return raw
