@@ -139,7 +139,10 @@ def shipped_dir(what: str) -> Path:
     for base in (package.parent, package / "shipped", Path(sysconfig.get_path("data")) / "share" / "spade"):
         if (base / what).is_dir() and (base != package.parent or (base / "pyproject.toml").is_file()):
             return base / what
-    raise UserError(f"the shipped {what} are missing from this installation", hint="pip install --force-reinstall spadecli")
+    raise UserError(
+        f"the shipped {what} are missing from this installation",
+        hint="pip install --force-reinstall spadecli",
+    )
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -158,7 +161,11 @@ def find_recipe(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     close = difflib.get_close_matches(name, shipped, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"shipped recipes: {', '.join(shipped)}; or give a .toml file"
+    hint = (
+        f"did you mean {close[0]!r}?"
+        if close
+        else f"shipped recipes: {', '.join(shipped)}; or give a .toml file"
+    )
     raise UserError(f"no recipe is called {name!r}", hint=hint)
 
 
@@ -195,7 +202,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
     except ValidationError as e:
         problems += validation_problems(e, tree)
     if problems or recipe is None:
-        raise UserError(f"{path}: {len(problems)} mistake{'s' * (len(problems) != 1)} in the recipe", problems=problems)
+        raise UserError(
+            f"{path}: {len(problems)} mistake{'s' * (len(problems) != 1)} in the recipe", problems=problems
+        )
     return Resolved(recipe, sources, str(path))
 
 
@@ -219,7 +228,11 @@ def validation_problems(error: ValidationError, tree: Mapping[str, Any]) -> list
 def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """``key: old -> new`` for every leaf in which two resolved recipes differ."""
     a, b = dict(_leaves(old)), dict(_leaves(new))
-    return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+    return [
+        f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}"
+        for k in sorted({*a, *b})
+        if a.get(k) != b.get(k)
+    ]
 
 
 def _known_keys() -> set[str]:

@@ -41,16 +41,15 @@ def file_sha256(path: Path) -> str:
 @contextmanager
 def create(path: Path, kind: str, config: Mapping[str, Any], source_sha256: str = "") -> Iterator[h5py.File]:
     """Open a new file of format ``spade-<kind>`` for writing; it gets its name when the block succeeds."""
-    with part_file(path) as part:
-        with h5py.File(part, "w", libver="latest") as f:
-            f.attrs["format"] = f"spade-{kind}"
-            f.attrs["format_version"] = FORMAT_VERSION
-            f.attrs["created_by"] = f"spade {spadecli.__version__}"
-            f.attrs["config_json"] = json.dumps(config, sort_keys=True)
-            f.attrs["source_sha256"] = source_sha256
-            f.attrs["complete"] = False
-            yield f
-            f.attrs["complete"] = True
+    with part_file(path) as part, h5py.File(part, "w", libver="latest") as f:
+        f.attrs["format"] = f"spade-{kind}"
+        f.attrs["format_version"] = FORMAT_VERSION
+        f.attrs["created_by"] = f"spade {spadecli.__version__}"
+        f.attrs["config_json"] = json.dumps(config, sort_keys=True)
+        f.attrs["source_sha256"] = source_sha256
+        f.attrs["complete"] = False
+        yield f
+        f.attrs["complete"] = True
 
 
 def open_read(path: Path, kind: str | None = None) -> h5py.File:
@@ -71,7 +70,9 @@ def open_read(path: Path, kind: str | None = None) -> h5py.File:
     elif kind is not None and found != f"spade-{kind}":
         problem = f"a {found} file, where spade-{kind} is needed"
     elif int(f.attrs.get("format_version", 0)) > FORMAT_VERSION:
-        problem = f"format version {f.attrs['format_version']} is newer than this spade reads ({FORMAT_VERSION})"
+        problem = (
+            f"format version {f.attrs['format_version']} is newer than this spade reads ({FORMAT_VERSION})"
+        )
     elif not bool(f.attrs.get("complete", False)):
         problem = "written only in part"
     if problem:
@@ -86,7 +87,9 @@ def config_of(f: h5py.File) -> dict[str, Any]:
     return config
 
 
-def images_dataset(f: h5py.File, name: str, shape: tuple[int, ...], dtype: str, gzip: bool = False) -> h5py.Dataset:
+def images_dataset(
+    f: h5py.File, name: str, shape: tuple[int, ...], dtype: str, gzip: bool = False
+) -> h5py.Dataset:
     """A dataset [N, ...] with one chunk per image. gzip pays for label maps (40 times), not for photos."""
     options: dict[str, Any] = {"compression": "gzip", "compression_opts": 4} if gzip else {}
     chunks = (1, *shape[1:]) if shape[0] else None

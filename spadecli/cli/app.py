@@ -1,0 +1,67 @@
+"""``spade``: the commands, and errors to exit codes. No heavy import here: ``spade --help`` is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+import typer
+
+import spadecli
+
+from ..core.errors import SpadeError
+from .ui import print_error
+
+HELP = """Segmentation masks in, photographs out: the SPADE (GauGAN) model as a batch toolkit.
+
+Example: spade render masks/ --samples 4
+"""
+
+app = typer.Typer(
+    name="spade",
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
+)
+
+COMMANDS: tuple[Callable[..., None], ...] = ()
+for command in COMMANDS:
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"spade {spadecli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def spade(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Top level; see HELP."""
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit codes: 0 done, 2 wrong input, 3 backend missing, 4 in part, 1 a bug, 130 Ctrl-C."""
+    try:
+        app(prog_name="spade")
+    except SpadeError as e:
+        print_error(e, as_json="--json" in sys.argv)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        print("this is a bug in spade; please report it with the lines above", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)

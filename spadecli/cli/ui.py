@@ -1,0 +1,97 @@
+"""The terminal: results on stdout, everything else on stderr; Rich for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..core.errors import SpadeError
+from ..core.report import ContextTask, Task
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; repeat for more still.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")
+]
+
+
+class _Bar:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, n: int = 1, status: str = "") -> None:
+        if status:
+            self._progress.update(self._task, status=status)
+        self._progress.advance(self._task, n)
+
+
+class UI:
+    """One command's voice; a :class:`spadecli.core.report.Report` that draws with Rich on stderr."""
+
+    def __init__(self, quiet: bool = False, verbose: int = 0, as_json: bool = False) -> None:
+        self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
+        self.err = Console(stderr=True, highlight=False)
+        self.out = Console(highlight=False, soft_wrap=True)
+
+    def note(self, text: str, level: int = 0) -> None:
+        """Print on stderr; ``level`` 1 and 2 need -v and -vv."""
+        if not self.quiet and level <= self.verbose:
+            self.err.print(escape(text), style="dim" if level else None, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning on stderr, unless quiet."""
+        if not self.quiet:
+            self.err.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+
+    def progress(self, title: str, total: int, done: int = 0) -> ContextTask:
+        """A bar on stderr; plain silence where stderr is no terminal."""
+        return self._bar(title, total, done)
+
+    @contextmanager
+    def _bar(self, title: str, total: int, done: int) -> Iterator[Task]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", style="dim"),
+        )
+        hidden = self.quiet or not self.err.is_terminal
+        with Progress(*columns, console=self.err, transient=True, disable=hidden) as progress:
+            yield _Bar(progress, progress.add_task(escape(title), total=total, completed=done, status=""))
+
+    def result(
+        self, data: dict[str, Any], lines: list[str] | None = None, tables: tuple[Table, ...] = ()
+    ) -> None:
+        """Print a command's result on stdout: ``data`` with --json, else ``tables`` and ``lines``."""
+        if self.as_json:
+            print(json.dumps(data, indent=2, ensure_ascii=False))
+            return
+        for t in tables:
+            self.out.print(t)
+        for line in lines or []:
+            self.out.print(escape(line))
+
+
+def print_error(error: SpadeError, as_json: bool = False) -> None:
+    """Print a failure on stderr: the line, the problems, the hint."""
+    if as_json:
+        report = {"error": error.message, "problems": list(error.problems), "hint": error.hint}
+        print(json.dumps(report, ensure_ascii=False), file=sys.stderr)
+        return
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    err.print(f"[bold red]error:[/bold red] {escape(error.message)}")
+    for problem in error.problems:
+        err.print(f"  - {escape(problem)}")
+    if error.hint:
+        err.print(f"[cyan]hint:[/cyan] {escape(error.hint)}")
