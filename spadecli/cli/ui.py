@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -15,14 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from ..core.errors import SpadeError
-from ..core.report import ContextTask, Task
+from ..core.report import Task
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; repeat for more still.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 
 
 class _Bar:
@@ -53,7 +51,7 @@ class UI:
         if not self.quiet:
             self.err.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
 
-    def progress(self, title: str, total: int, done: int = 0) -> ContextTask:
+    def progress(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
         """A bar on stderr; plain silence where stderr is no terminal."""
         return self._bar(title, total, done)
 
@@ -70,9 +68,7 @@ class UI:
         with Progress(*columns, console=self.err, transient=True, disable=hidden) as progress:
             yield _Bar(progress, progress.add_task(escape(title), total=total, completed=done, status=""))
 
-    def result(
-        self, data: dict[str, Any], lines: list[str] | None = None, tables: tuple[Table, ...] = ()
-    ) -> None:
+    def result(self, data: dict[str, Any], lines: list[str] | None = None, tables: tuple[Table, ...] = ()) -> None:
         """Print a command's result on stdout: ``data`` with --json, else ``tables`` and ``lines``."""
         if self.as_json:
             print(json.dumps(data, indent=2, ensure_ascii=False))

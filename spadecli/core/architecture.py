@@ -62,7 +62,7 @@ class Architecture(BaseModel):
     @property
     def stride(self) -> int:
         """Sizes must be multiples of this."""
-        return 2**self.num_upsamples
+        return 1 << self.num_upsamples
 
     @property
     def start_grid(self) -> tuple[int, int]:

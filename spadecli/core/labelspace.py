@@ -89,9 +89,7 @@ class LabelSpace(BaseModel):
     def _consistent(self) -> LabelSpace:
         problems = []
         names = [c.name for c in self.classes]
-        problems += [
-            f"class name {n!r} is used twice" for n in sorted({n for n in names if names.count(n) > 1})
-        ]
+        problems += [f"class name {n!r} is used twice" for n in sorted({n for n in names if names.count(n) > 1})]
         values = [v for c in self.classes for v in c.values]
         if twice := sorted({v for v in values if values.count(v) > 1}):
             problems.append(f"file values {twice} belong to two classes")

@@ -161,11 +161,7 @@ def find_recipe(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     close = difflib.get_close_matches(name, shipped, 1)
-    hint = (
-        f"did you mean {close[0]!r}?"
-        if close
-        else f"shipped recipes: {', '.join(shipped)}; or give a .toml file"
-    )
+    hint = f"did you mean {close[0]!r}?" if close else f"shipped recipes: {', '.join(shipped)}; or give a .toml file"
     raise UserError(f"no recipe is called {name!r}", hint=hint)
 
 
@@ -202,9 +198,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
     except ValidationError as e:
         problems += validation_problems(e, tree)
     if problems or recipe is None:
-        raise UserError(
-            f"{path}: {len(problems)} mistake{'s' * (len(problems) != 1)} in the recipe", problems=problems
-        )
+        raise UserError(f"{path}: {len(problems)} mistake{'s' * (len(problems) != 1)} in the recipe", problems=problems)
     return Resolved(recipe, sources, str(path))
 
 
@@ -228,11 +222,7 @@ def validation_problems(error: ValidationError, tree: Mapping[str, Any]) -> list
 def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """``key: old -> new`` for every leaf in which two resolved recipes differ."""
     a, b = dict(_leaves(old)), dict(_leaves(new))
-    return [
-        f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}"
-        for k in sorted({*a, *b})
-        if a.get(k) != b.get(k)
-    ]
+    return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
 
 
 def _known_keys() -> set[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -28,16 +28,8 @@ class Report(Protocol):
     def warn(self, text: str) -> None:
         """Tell something the user should act on."""
 
-    def progress(self, title: str, total: int, done: int = 0) -> ContextTask:
+    def progress(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
         """Open a progress bar of ``total`` items, of which ``done`` are there already."""
-
-
-class ContextTask(Protocol):
-    """A context manager that yields a :class:`Task`."""
-
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _NoTask:

@@ -70,9 +70,7 @@ def open_read(path: Path, kind: str | None = None) -> h5py.File:
     elif kind is not None and found != f"spade-{kind}":
         problem = f"a {found} file, where spade-{kind} is needed"
     elif int(f.attrs.get("format_version", 0)) > FORMAT_VERSION:
-        problem = (
-            f"format version {f.attrs['format_version']} is newer than this spade reads ({FORMAT_VERSION})"
-        )
+        problem = f"format version {f.attrs['format_version']} is newer than this spade reads ({FORMAT_VERSION})"
     elif not bool(f.attrs.get("complete", False)):
         problem = "written only in part"
     if problem:
@@ -87,9 +85,7 @@ def config_of(f: h5py.File) -> dict[str, Any]:
     return config
 
 
-def images_dataset(
-    f: h5py.File, name: str, shape: tuple[int, ...], dtype: str, gzip: bool = False
-) -> h5py.Dataset:
+def images_dataset(f: h5py.File, name: str, shape: tuple[int, ...], dtype: str, gzip: bool = False) -> h5py.Dataset:
     """A dataset [N, ...] with one chunk per image. gzip pays for label maps (40 times), not for photos."""
     options: dict[str, Any] = {"compression": "gzip", "compression_opts": 4} if gzip else {}
     chunks = (1, *shape[1:]) if shape[0] else None
