@@ -8,9 +8,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-import spadecli
-
 from ..core.errors import SpadeError
+from ..core.version import VERSION
 from .ui import print_error
 
 HELP = """Segmentation masks in, photographs out: the SPADE (GauGAN) model as a batch toolkit.
@@ -34,7 +33,7 @@ for command in COMMANDS:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"spade {spadecli.__version__}")
+        print(f"spade {VERSION}")
         raise typer.Exit
 
 

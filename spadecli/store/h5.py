@@ -18,9 +18,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-import spadecli
-
 from ..core.errors import UserError
+from ..core.version import VERSION
 from .atomic import part_file
 
 FORMAT_VERSION = 1
@@ -44,7 +43,7 @@ def create(path: Path, kind: str, config: Mapping[str, Any], source_sha256: str 
     with part_file(path) as part, h5py.File(part, "w", libver="latest") as f:
         f.attrs["format"] = f"spade-{kind}"
         f.attrs["format_version"] = FORMAT_VERSION
-        f.attrs["created_by"] = f"spade {spadecli.__version__}"
+        f.attrs["created_by"] = f"spade {VERSION}"
         f.attrs["config_json"] = json.dumps(config, sort_keys=True)
         f.attrs["source_sha256"] = source_sha256
         f.attrs["complete"] = False
