@@ -74,3 +74,52 @@ def open_backend(path: str | Path, device: str = "auto") -> Backend:
     module = importlib.import_module(f"{__package__}.{REGISTRY[path.suffix]}")
     backend: Backend = module.open_file(path, device)
     return backend
+
+
+def check_run(
+    card: Card, labels: NDArray[np.uint8], edges: NDArray[np.uint8] | None, z: NDArray[np.float32] | None
+) -> None:
+    """Refuse inputs that do not fit the card, naming what was found and what was expected."""
+    arch = card.architecture
+    if labels.dtype != np.uint8 or labels.ndim != 3:
+        raise UserError(f"labels are {labels.dtype} {list(labels.shape)}; expected uint8 [M,H,W]")
+    check_size((labels.shape[1], labels.shape[2]), card)
+    known = card.labels.code_to_channel >= 0
+    if bad := [(v, n) for v, n in enumerate(np.bincount(labels.ravel(), minlength=256).tolist()) if n and not known[v]]:
+        shown = ", ".join(f"{v} ({n} pixels)" for v, n in bad[:8])
+        raise UserError(f"labels hold values outside the label space {card.labels.name!r}: {shown}")
+    if edges is not None:
+        if edges.dtype != np.uint8 or edges.shape != labels.shape:
+            raise UserError(f"edges are {edges.dtype} {list(edges.shape)}; expected uint8 {list(labels.shape)}")
+        if not card.labels.instances:
+            raise UserError(f"weights {card.name!r} take no instance edges; pass edges=None")
+        if edges.size and edges.max() > 1:
+            raise UserError(f"edges hold {edges.max()}; expected 0 or 1")
+    if not arch.uses_z:
+        return
+    rows = 0 if z is None else len(z)
+    if z is None or z.dtype != np.float32 or z.ndim != 2 or z.shape[1] != arch.z_dim or rows % max(1, len(labels)):
+        found = "None" if z is None else f"{z.dtype} {list(z.shape)}"
+        raise UserError(f"z is {found}; expected float32 [M·S,{arch.z_dim}] with M = {len(labels)} masks")
+    if not rows:
+        raise UserError("z has no rows: at least one sample a mask is needed")
+
+
+def check_size(size: tuple[int, int], card: Card) -> None:
+    """Refuse a (height, width) that is not a multiple of the network's stride, naming the nearest that is."""
+    stride = card.architecture.stride
+    if any(s % stride or not s for s in size):
+        near = "x".join(str(max(stride, round(s / stride) * stride)) for s in size)
+        raise UserError(
+            f"size {size[0]}x{size[1]} does not fit weights {card.name!r}: height and width must be multiples of "
+            f"{stride}",
+            hint=f"the nearest size that fits is {near}",
+        )
+
+
+def check_photos(photos: NDArray[np.float32]) -> None:
+    """Refuse photos that are not float32 [N,3,H,W] in [-1,1]."""
+    if photos.dtype != np.float32 or photos.ndim != 4 or photos.shape[1] != 3:
+        raise UserError(f"photos are {photos.dtype} {list(photos.shape)}; expected float32 [N,3,H,W] in [-1,1]")
+    if photos.size and (not np.isfinite(photos).all() or np.abs(photos).max() > 1 + 1e-6):
+        raise UserError("photos hold values outside [-1,1]")

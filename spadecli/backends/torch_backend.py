@@ -1,0 +1,94 @@
+"""The torch backend: CPU or CUDA, straight from a weights file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.card import Card
+from ..core.errors import BackendUnavailable, UserError
+from ..model.semantic import SemanticMap
+from ..model.weights import load_weights
+from .base import check_photos, check_run
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto", "cpu", "cuda" or "cuda:N" to a device that exists, or BackendUnavailable."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        picked = torch.device(device)
+    except RuntimeError as e:
+        raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from e
+    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
+        raise BackendUnavailable(
+            f"device {device!r}: this torch ({torch.__version__}) sees {torch.cuda.device_count()} CUDA devices",
+            hint="spade doctor says what this machine can run; --device cpu always works",
+        )
+    return picked
+
+
+class TorchBackend:
+    """See :class:`spadecli.backends.base.Backend`. Float32 on any device."""
+
+    name = "torch"
+
+    def __init__(self, path: Path, device: str = "auto") -> None:
+        self._device = pick_device(device)
+        self.device = str(self._device)
+        self.card: Card
+        self.card, generator, encoder = load_weights(path)
+        self._generator = generator.to(self._device)
+        self._encoder = encoder.to(self._device) if encoder is not None else None
+        self._channel_of = torch.from_numpy(self.card.labels.code_to_channel.astype(np.int64)).to(self._device)
+
+    @torch.inference_mode()
+    def run(
+        self, labels: NDArray[np.uint8], edges: NDArray[np.uint8] | None, z: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """See :meth:`spadecli.backends.base.Backend.run`."""
+        check_run(self.card, labels, edges, z)
+        channels = self._channel_of[torch.from_numpy(labels).to(self._device).long()]
+        planes = None
+        if self.card.labels.instances:
+            planes = torch.from_numpy(np.zeros_like(labels) if edges is None else edges).to(self._device)
+        semantic = SemanticMap(channels, planes, self.card.labels.num_classes)
+        latent = torch.from_numpy(z).to(self._device) if z is not None and self.card.architecture.uses_z else None
+        images: NDArray[np.float32] = self._generator(semantic, latent).contiguous().cpu().numpy()
+        return images
+
+    @torch.inference_mode()
+    def encode(self, photos: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See :meth:`spadecli.backends.base.Backend.encode`."""
+        if self._encoder is None:
+            raise UserError(
+                f"weights {self.card.name!r} have no image encoder (latent = {self.card.architecture.latent!r})",
+                hint='styles need weights trained with latent = "encoder", such as the shipped facades weights',
+            )
+        check_photos(photos)
+        mu, logvar = self._encoder(torch.from_numpy(photos).to(self._device))
+        return mu.cpu().numpy(), logvar.cpu().numpy()
+
+    def close(self) -> None:
+        """Free the device's memory."""
+        del self._generator, self._encoder
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_file(path: Path, device: str) -> TorchBackend:
+    """Open a .safetensors weights file."""
+    return TorchBackend(path, device)

@@ -1,0 +1,48 @@
+"""The image encoder: a photo's style as mean and log variance of z (section 3.4, figure 14)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.architecture import Architecture
+from .norm import EPS, conv
+
+INPUT_SIZE = (256, 256)
+
+
+class ImageEncoder(nn.Module):
+    """Six 3x3 stride-2 convolutions with instance norm, then two linear heads.
+
+    Photos of another size are resized bilinearly to 256x256 first.
+    """
+
+    def __init__(self, arch: Architecture, spectral: bool | None = None) -> None:
+        super().__init__()
+        spectral = arch.spectral_norm if spectral is None else spectral
+        n = arch.ngf
+        widths = [3, n, 2 * n, 4 * n, 8 * n, 8 * n, 8 * n]
+        self.layers = nn.ModuleList(
+            conv(fin, fout, 3, stride=2, padding=1, bias=False, spectral=spectral) for fin, fout in pairwise(widths)
+        )
+        flat = widths[-1] * (INPUT_SIZE[0] >> 6) * (INPUT_SIZE[1] >> 6)
+        self.fc_mu = nn.Linear(flat, arch.z_dim)
+        self.fc_logvar = nn.Linear(flat, arch.z_dim)
+
+    def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
+        """[N,3,H,W] in [-1,1] -> mu, logvar, each [N,Z]."""
+        x = photos
+        if x.shape[2:] != INPUT_SIZE:
+            x = F.interpolate(x, size=INPUT_SIZE, mode="bilinear", align_corners=False)
+        for layer in self.layers:
+            x = F.leaky_relu(F.instance_norm(layer(x), eps=EPS), 0.2)
+        x = x.flatten(1)
+        return self.fc_mu(x), self.fc_logvar(x)
+
+
+def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
+    """z = mu + exp(logvar / 2) · eps, all [N,Z]."""
+    return torch.addcmul(mu, torch.exp(0.5 * logvar), eps)

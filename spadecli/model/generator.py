@@ -1,0 +1,107 @@
+"""The SPADE generator (section 3.2, figure 4, appendix A)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.architecture import Architecture
+from .norm import SPADE, PlainNorm, conv
+from .semantic import SemanticMap
+
+LEAK = 0.2
+
+
+class SPADEBlock(nn.Module):
+    """Residual block whose norms are modulated by the map (figure 4, left)."""
+
+    def __init__(self, fin: int, fout: int, arch: Architecture, semantic_channels: int, spectral: bool) -> None:
+        super().__init__()
+        fmid = min(fin, fout)
+        if arch.conditioning == "spade":
+            norm: Callable[[int], nn.Module] = partial(
+                SPADE, semantic_channels=semantic_channels, hidden=arch.hidden, kernel=arch.kernel, norm=arch.norm
+            )
+        else:
+            norm = partial(PlainNorm, norm=arch.norm)
+        self.norm_0, self.norm_1 = norm(fin), norm(fmid)
+        self.conv_0 = conv(fin, fmid, 3, padding=1, spectral=spectral)
+        self.conv_1 = conv(fmid, fout, 3, padding=1, spectral=spectral)
+        self.norm_s = norm(fin) if fin != fout else None
+        self.conv_s = conv(fin, fout, 1, bias=False, spectral=spectral) if fin != fout else None
+
+    def forward(self, x: Tensor, semantic: SemanticMap) -> Tensor:
+        """[M·S,fin,h,w] -> [M·S,fout,h,w]."""
+        shortcut = x
+        if self.norm_s is not None and self.conv_s is not None:
+            shortcut = self.conv_s(self.norm_s(x, semantic))
+        x = self.conv_0(F.leaky_relu(self.norm_0(x, semantic), LEAK))
+        x = self.conv_1(F.leaky_relu(self.norm_1(x, semantic), LEAK))
+        return shortcut + x
+
+
+class Generator(nn.Module):
+    """Semantic map and latent to images.
+
+    ``spectral``: build trainable, spectrally normalized convolutions (default: as the architecture says);
+    False builds the plain form that weights files are loaded into.
+    """
+
+    def __init__(self, arch: Architecture, semantic_channels: int, spectral: bool | None = None) -> None:
+        super().__init__()
+        self.arch, self.semantic_channels = arch, semantic_channels
+        spectral = arch.spectral_norm if spectral is None else spectral
+        widest = 16 * arch.ngf
+        if arch.uses_z:
+            height, width = arch.start_grid
+            self.fc: nn.Module = nn.Linear(arch.z_dim, widest * height * width)
+        else:
+            self.fc = nn.Conv2d(semantic_channels, widest, 3, padding=1)
+        # the map joins the input where the norms do not carry it; fc of latent "map" is the map already
+        self.concat_input = arch.conditioning == "concat" and arch.uses_z
+        first = widest + (semantic_channels if self.concat_input else 0)
+        widths, self.upsample_before = _plan(arch)
+        fins = [first, *widths[:-1]]
+        self.blocks = nn.ModuleList(
+            SPADEBlock(fin, fout, arch, semantic_channels, spectral) for fin, fout in zip(fins, widths, strict=True)
+        )
+        self.conv_img = nn.Conv2d(widths[-1], 3, 3, padding=1)
+
+    def forward(self, semantic: SemanticMap, z: Tensor | None = None) -> Tensor:
+        """M maps [.., H, W] and z [M·S,Z] (unused where the latent is "map") -> images [M·S,3,H,W] in [-1,1]."""
+        x = self.start(semantic, z)
+        for block, upsample in zip(self.blocks, self.upsample_before, strict=True):
+            if upsample:
+                x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = block(x, semantic)
+        return torch.tanh(self.conv_img(F.leaky_relu(x, LEAK)))
+
+    def start(self, semantic: SemanticMap, z: Tensor | None) -> Tensor:
+        """The first feature map [M·S, 16·ngf (+ map channels), h, w]."""
+        grid = self.arch.grid_for(semantic.size)
+        dtype = self.conv_img.weight.dtype
+        if z is None:
+            x: Tensor = self.fc(semantic.planes(grid, dtype))
+            return x
+        x = self.fc(z).unflatten(1, (16 * self.arch.ngf, *self.arch.start_grid))
+        if grid != self.arch.start_grid:
+            x = F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+        if self.concat_input:
+            planes = semantic.planes(grid, x.dtype)
+            x = torch.cat([x, planes.repeat_interleave(len(x) // len(semantic), 0)], 1)
+        return x
+
+
+def _plan(arch: Architecture) -> tuple[list[int], list[bool]]:
+    """Output width of each block, and whether an upsampling comes before it."""
+    ngf = arch.ngf
+    widths = [16 * ngf, 16 * ngf, 16 * ngf, 8 * ngf, 4 * ngf, 2 * ngf, ngf]
+    upsample = [False, True, arch.upsampling != "normal", True, True, True, True]
+    if arch.upsampling == "most":
+        widths.append(ngf // 2)
+        upsample.append(True)
+    return widths, upsample

@@ -1,0 +1,29 @@
+"""Initialization of the networks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .norm import SPADE
+
+GAIN = 0.02
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, seed: int) -> None:
+    """Xavier-normal weights with gain 0.02 and zero biases, drawn from ``seed`` alone."""
+    generator = torch.Generator().manual_seed(seed)
+    halves = {id(m.gamma_beta) for m in network.modules() if isinstance(m, SPADE)}
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        # gamma and beta are two convolutions in the paper: each half has its own fan-out
+        for part in module.weight.chunk(2) if id(module) in halves else (module.weight,):
+            nn.init.xavier_normal_(part, GAIN, generator)
+        if module.bias is not None:
+            module.bias.zero_()
+        for name in ("weight_u", "weight_v"):
+            if hasattr(module, name):
+                vector = getattr(module, name)
+                vector.copy_(nn.functional.normalize(torch.randn(vector.shape, generator=generator), dim=0))

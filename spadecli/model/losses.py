@@ -1,0 +1,37 @@
+"""Training losses (section 3.3, appendix A): hinge, feature matching, KL; the perceptual loss has its own file."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Maps = list[list[Tensor]]  # per scale: four inner feature maps, then the patch scores
+
+
+def hinge_discriminator(fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
+    """mean(max(0, 1 + D(fake))) and mean(max(0, 1 - D(real))), each averaged over the scales."""
+    fake = torch.stack([F.relu(1 + maps[-1].float()).mean() for maps in fakes]).mean()
+    real = torch.stack([F.relu(1 - maps[-1].float()).mean() for maps in reals]).mean()
+    return fake, real
+
+
+def hinge_generator(fakes: Maps) -> Tensor:
+    """-mean(D(fake)), averaged over the scales."""
+    return -torch.stack([maps[-1].float().mean() for maps in fakes]).mean()
+
+
+def feature_matching(fakes: Maps, reals: Maps) -> Tensor:
+    """L1 between the inner maps of fake and real, summed over maps, averaged over scales (pix2pixHD's loss)."""
+    terms = [
+        F.l1_loss(f.float(), r.detach().float())
+        for fake, real in zip(fakes, reals, strict=True)
+        for f, r in zip(fake[:-1], real[:-1], strict=True)
+    ]
+    return torch.stack(terms).sum() / len(fakes)
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp(logvar)) || N(0, I)): summed over dimensions, mean over the samples [N,Z]."""
+    mu, logvar = mu.float(), logvar.float()
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1).mean()

@@ -1,0 +1,121 @@
+"""Normalization: spectral norm of weights, and SPADE's modulation of features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.architecture import Norm
+from .semantic import SemanticMap
+
+EPS = 1e-5
+MOMENTUM = 0.1
+
+
+class SpectralConv2d(nn.Conv2d):
+    """A convolution whose weight is divided by its largest singular value (Miyato et al., ICLR 2018).
+
+    Training takes one step of power iteration per forward pass; evaluation divides by u^T W v with the
+    stored u and v. Always in the weight's own precision: half-precision power iteration drifts.
+    """
+
+    weight_u: Tensor
+    weight_v: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0, bias: bool = True
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, padding, bias=bias)
+        rows = self.weight.flatten(1)
+        self.register_buffer("weight_u", F.normalize(torch.randn(rows.shape[0]), dim=0))
+        self.register_buffer("weight_v", F.normalize(torch.randn(rows.shape[1]), dim=0))
+
+    @torch.no_grad()
+    def power_iteration(self, steps: int = 1) -> None:
+        """Move u and v towards the first singular vectors."""
+        rows = self.weight.flatten(1)
+        for _ in range(steps):
+            self.weight_v.copy_(F.normalize(rows.mT @ self.weight_u, dim=0))
+            self.weight_u.copy_(F.normalize(rows @ self.weight_v, dim=0))
+
+    def effective_weight(self) -> Tensor:
+        """The weight that convolves: weight / sigma."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            if self.training:
+                self.power_iteration()
+            # clones: a later forward pass moves the buffers before this one's backward has run
+            sigma = self.weight_u.clone() @ (self.weight.flatten(1) @ self.weight_v.clone())
+            weight: Tensor = self.weight / sigma
+            return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,in,H,W] -> [N,out,h,w]."""
+        out: Tensor = self._conv_forward(x, self.effective_weight(), self.bias)
+        return out
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    *,
+    spectral: bool,
+    stride: int = 1,
+    padding: int = 0,
+    bias: bool = True,
+) -> nn.Conv2d:
+    """A convolution, spectrally normalized or plain."""
+    if spectral:
+        return SpectralConv2d(in_channels, out_channels, kernel, stride, padding, bias)
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=bias)
+
+
+def feature_norm(kind: Norm, channels: int, affine: bool = False) -> nn.Module:
+    """Batch or instance norm, without parameters unless ``affine``."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM, affine=affine)
+    return nn.InstanceNorm2d(channels, eps=EPS, affine=affine)
+
+
+class SPADE(nn.Module):
+    """Spatially-adaptive normalization: norm(x) · (1 + gamma(map)) + beta(map) (section 3.1, equation 1).
+
+    The map, nearest-resized to x, goes through a shared convolution and ReLU; gamma and beta are one
+    convolution of the result with twice the outputs (first half gamma).
+    """
+
+    def __init__(self, channels: int, semantic_channels: int, hidden: int, kernel: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm = feature_norm(norm, channels)
+        self.shared = nn.Conv2d(semantic_channels, hidden, kernel, padding=kernel // 2)
+        self.gamma_beta = nn.Conv2d(hidden, 2 * channels, kernel, padding=kernel // 2)
+
+    def modulation(self, semantic: SemanticMap, size: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """gamma and beta of each mask, each [M,C,h,w]. They depend on the mask alone."""
+        hidden = F.relu(self.shared(semantic.planes(size, dtype)))
+        gamma, beta = self.gamma_beta(hidden).chunk(2, dim=1)
+        return gamma, beta
+
+    def forward(self, x: Tensor, semantic: SemanticMap) -> Tensor:
+        """x [M·S,C,h,w], row m·S+s being sample s of mask m -> the same shape."""
+        gamma, beta = self.modulation(semantic, (x.shape[2], x.shape[3]), x.dtype)
+        normed = self.norm(x)
+        masks = len(semantic)
+        if x.shape[0] == masks:
+            return torch.addcmul(beta, normed, 1 + gamma)
+        grouped = normed.unflatten(0, (masks, x.shape[0] // masks))
+        return torch.addcmul(beta.unsqueeze(1), grouped, 1 + gamma.unsqueeze(1)).flatten(0, 1)
+
+
+class PlainNorm(nn.Module):
+    """Norm with learned scale and shift, blind to the map: what SPADE is compared with (section 4.4)."""
+
+    def __init__(self, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm = feature_norm(norm, channels, affine=True)
+
+    def forward(self, x: Tensor, semantic: SemanticMap) -> Tensor:
+        """x [N,C,h,w] -> the same shape."""
+        out: Tensor = self.norm(x)
+        return out

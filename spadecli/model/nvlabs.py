@@ -1,0 +1,196 @@
+"""Import of checkpoints in NVlabs/SPADE's file format (``latest_net_G.pth``, ``latest_net_E.pth``).
+
+Nothing in the files is executed: they are read with ``weights_only=True``. Spectral norm is folded with the
+stored u and v, as evaluation there does; recomputing sigma would give other images.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..core.architecture import UPSAMPLES, Architecture, Upsampling
+from ..core.errors import UserError
+from ..core.labelspace import LabelSpace
+from .encoder import ImageEncoder
+from .generator import Generator
+from .weights import load_effective
+
+if TYPE_CHECKING:
+    from ..core.architecture import Norm
+
+BLOCKS = ("head_0", "G_middle_0", "G_middle_1", "up_0", "up_1", "up_2", "up_3", "up_4")
+NORM_OPTION = re.compile(r"^(spectral)?spade(syncbatch|batch|instance)([135])x\3$")
+
+
+@dataclass(frozen=True)
+class NVlabsOptions:
+    """What the files do not tell. crop_size is the width of the training images, aspect width / height."""
+
+    labels: LabelSpace
+    crop_size: int = 256
+    aspect: float = 1.0
+    upsampling: Upsampling = "normal"
+    norm: str = "spectralspadesyncbatch3x3"
+
+
+def import_generator(
+    path: Path, encoder_path: Path | None, options: NVlabsOptions
+) -> tuple[Architecture, Generator, ImageEncoder | None]:
+    """Read the files into float32 modules in evaluation mode.
+
+    Raises UserError that lists every key that is missing, left over or of the wrong shape.
+    """
+    state = _read(path)
+    arch = _architecture(path, state, options, has_encoder=encoder_path is not None)
+    with torch.device("meta"):
+        generator = Generator(arch, options.labels.semantic_channels, spectral=False)
+    generator = generator.to_empty(device="cpu")
+    problems = _load(generator, _generator_names(arch), state, arch.spectral_norm, path)
+    encoder = None
+    if encoder_path is not None:
+        encoder = ImageEncoder(arch, spectral=False)
+        problems += _load(encoder, _encoder_names(), _read(encoder_path), arch.spectral_norm, encoder_path)
+    if problems:
+        raise UserError(
+            f"{path}: the checkpoint does not fit the options",
+            problems=problems,
+            hint="check --num-classes, --dont-care, --no-instance, --upsampling and --norm, or --preset",
+        )
+    return arch, generator.eval(), encoder.eval() if encoder is not None else None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise UserError(
+            f"{path}: not a plain PyTorch state dict ({reason})",
+            hint="only tensors are read; a file that needs code to run is refused",
+        ) from e
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: not a state dict (a mapping of names to tensors)")
+    return {str(k): v for k, v in state.items()}
+
+
+def _architecture(path: Path, state: Mapping[str, Tensor], options: NVlabsOptions, has_encoder: bool) -> Architecture:
+    """Read off the keys what they tell; take the rest from the options."""
+    match = NORM_OPTION.match(options.norm)
+    if match is None:
+        raise UserError(
+            f"--norm {options.norm!r}: expected [spectral]spade(syncbatch|batch|instance)KxK with K 1, 3 or 5",
+            hint="for example spectralspadesyncbatch3x3",
+        )
+    needed = ("fc.weight", "conv_img.weight", "head_0.norm_0.mlp_shared.0.weight")
+    if missing := [k for k in needed if k not in state or state[k].ndim < 2]:
+        raise UserError(f"{path}: not a SPADE generator", problems=[f"{k}: missing" for k in missing])
+    fc = state["fc.weight"]
+    linear = fc.ndim == 2
+    upsampling: Upsampling = "most" if any(k.startswith("up_4.") for k in state) else options.upsampling
+    down = 1 << UPSAMPLES[upsampling]
+    grid_width = options.crop_size // down
+    grid_height = round(grid_width / options.aspect)
+    if grid_width < 1 or grid_height < 1:
+        raise UserError(f"--crop-size {options.crop_size} is below the stride {down} of upsampling {upsampling!r}")
+    if linear and fc.shape[0] % (grid_width * grid_height * 16):
+        raise UserError(
+            f"{path}: fc.weight has {fc.shape[0]} rows, no multiple of 16 · {grid_height} · {grid_width}, the start "
+            f"grid of --crop-size {options.crop_size} --aspect {options.aspect:g} --upsampling {upsampling}"
+        )
+    widest = fc.shape[0] // (grid_width * grid_height) if linear else fc.shape[0]
+    norm: Norm = "instance" if match[2] == "instance" else "batch"
+    return Architecture(
+        size=(grid_height * down, grid_width * down),
+        ngf=widest // 16,
+        z_dim=fc.shape[1] if linear else 256,
+        hidden=state["head_0.norm_0.mlp_shared.0.weight"].shape[0],
+        kernel=int(match[3]),
+        norm=norm,
+        upsampling=upsampling,
+        spectral_norm=match[1] is not None,
+        latent=("encoder" if has_encoder else "noise") if linear else "map",
+    )
+
+
+def _generator_names(arch: Architecture) -> dict[str, tuple[str, ...]]:
+    """Our tensor -> theirs; two of theirs are stacked into one of ours. Prefix "*" means spectrally normalized."""
+    names: dict[str, tuple[str, ...]] = {}
+    for leaf in ("weight", "bias"):
+        names[f"fc.{leaf}"] = (f"fc.{leaf}",)
+        names[f"conv_img.{leaf}"] = (f"conv_img.{leaf}",)
+    widths = 8 if arch.upsampling == "most" else 7
+    for i, block in enumerate(BLOCKS[:widths]):
+        learned = i >= 3  # the first three keep their width and have a plain shortcut
+        for part in ("0", "1", *(("s",) if learned else ())):
+            names[f"blocks.{i}.conv_{part}.weight"] = (f"*{block}.conv_{part}.weight",)
+            if part != "s":
+                names[f"blocks.{i}.conv_{part}.bias"] = (f"{block}.conv_{part}.bias",)
+            ours, theirs = f"blocks.{i}.norm_{part}", f"{block}.norm_{part}"
+            for leaf in ("weight", "bias"):
+                names[f"{ours}.shared.{leaf}"] = (f"{theirs}.mlp_shared.0.{leaf}",)
+                names[f"{ours}.gamma_beta.{leaf}"] = (f"{theirs}.mlp_gamma.{leaf}", f"{theirs}.mlp_beta.{leaf}")
+            if arch.norm == "batch":
+                for leaf in ("running_mean", "running_var"):
+                    names[f"{ours}.norm.{leaf}"] = (f"{theirs}.param_free_norm.{leaf}",)
+    return names
+
+
+def _encoder_names() -> dict[str, tuple[str, ...]]:
+    names: dict[str, tuple[str, ...]] = {f"layers.{i}.weight": (f"*layer{i + 1}.0.weight",) for i in range(6)}
+    for ours, theirs in (("fc_mu", "fc_mu"), ("fc_logvar", "fc_var")):
+        for leaf in ("weight", "bias"):
+            names[f"{ours}.{leaf}"] = (f"{theirs}.{leaf}",)
+    return names
+
+
+def _load(
+    module: torch.nn.Module,
+    names: Mapping[str, tuple[str, ...]],
+    state: Mapping[str, Tensor],
+    spectral: bool,
+    path: Path,
+) -> list[str]:
+    left = {k for k in state if not k.endswith("num_batches_tracked")}
+    expected = module.state_dict()
+    problems, found = [], {}
+    for ours, theirs in names.items():
+        parts = []
+        for name in theirs:
+            keys = [name.lstrip("*")]
+            if name.startswith("*") and spectral:
+                keys = [f"{keys[0]}_orig", f"{keys[0]}_u", f"{keys[0]}_v"]
+            left -= set(keys)
+            if missing := [k for k in keys if k not in state]:
+                problems += [f"{path.name}: {k}: missing" for k in missing]
+                continue
+            parts.append(_fold(*(state[k] for k in keys)) if len(keys) == 3 else state[keys[0]].float())
+        if len(parts) != len(theirs):
+            continue
+        shape = list(expected[ours].shape)
+        shape[0] //= len(parts)
+        if bad := [n for n, p in zip(theirs, parts, strict=True) if list(p.shape) != shape]:
+            sizes = [list(p.shape) for p in parts]
+            problems += [f"{path.name}: {n.lstrip('*')}: shape {sizes[0]}, expected {shape}" for n in bad]
+            continue
+        found[ours] = torch.cat(parts)
+    problems += [f"{path.name}: {k}: left over" for k in sorted(left)]
+    return problems or load_effective(module, found)
+
+
+def _fold(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """weight_orig / (u^T W v) with the stored u and v, in float64."""
+    w = weight.double()
+    if u.numel() != w.shape[0] or v.numel() != w[0].numel():
+        return weight.float()
+    return (w / (u.double() @ (w.flatten(1) @ v.double()))).float()
+

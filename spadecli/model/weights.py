@@ -1,0 +1,141 @@
+"""Weights files: one safetensors with generator and encoder, spectral norm folded in, and the card in its header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from ..core.card import Card
+from ..core.errors import UserError
+from ..core.version import VERSION
+from ..store.atomic import part_file
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from .encoder import ImageEncoder
+    from .generator import Generator
+
+
+def read_card(path: Path) -> Card:
+    """The card of a weights file; reads the header only, loads no torch.
+
+    Raises UserError where the file is missing, damaged or not a weights file of this project.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="np") as f:
+            metadata = f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"{path}: not a readable safetensors file ({e})") from e
+    if "card" not in metadata:
+        raise UserError(
+            f"{path}: a safetensors file without a spade card", hint="make weights with spade train or convert"
+        )
+    try:
+        return Card.model_validate(json.loads(metadata["card"]))
+    except (ValidationError, ValueError) as e:
+        raise UserError(f"{path}: its card does not fit this version of spade ({VERSION}): {e}") from e
+
+
+def save_weights(
+    path: Path,
+    card: Card,
+    generator: Mapping[str, Tensor],
+    encoder: Mapping[str, Tensor] | None,
+    dtype: Literal["fp32", "fp16"] = "fp32",
+) -> None:
+    """Write effective weights (see :func:`effective_state`) and card, in one step.
+
+    fp16 halves the file; batch-norm statistics stay float32.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for prefix, state in (("generator", generator), ("encoder", encoder or {})):
+        for name, value in state.items():
+            keep = dtype == "fp32" or "running_" in name
+            tensors[f"{prefix}.{name}"] = value.detach().cpu().to(torch.float32 if keep else torch.float16).contiguous()
+    card = card.model_copy(update={"created_by": f"spade {VERSION}"})
+    with part_file(path) as part:
+        save_file(tensors, part, metadata={"format": "pt", "card": card.model_dump_json()})
+
+
+def load_weights(path: Path) -> tuple[Card, Generator, ImageEncoder | None]:
+    """Read a weights file into float32 modules in evaluation mode.
+
+    Raises UserError that lists every missing, left-over or misshapen tensor.
+    """
+    from safetensors.torch import load_file
+
+    from .encoder import ImageEncoder
+    from .generator import Generator
+
+    card = read_card(path)
+    tensors = load_file(path)
+    arch = card.architecture
+    generator = Generator(arch, card.labels.semantic_channels, spectral=False)
+    encoder = ImageEncoder(arch, spectral=False) if arch.has_encoder else None
+    problems = load_effective(generator, _part(tensors, "generator"), "generator.")
+    if encoder is not None:
+        problems += load_effective(encoder, _part(tensors, "encoder"), "encoder.")
+    if problems:
+        raise UserError(f"{path}: the tensors do not fit the card", problems=problems)
+    return card, generator.eval(), encoder.eval() if encoder is not None else None
+
+
+def effective_state(module: nn.Module) -> dict[str, Tensor]:
+    """What a module computes with: spectral norm folded into the weights, running statistics, no counters."""
+    import torch
+
+    from .norm import SpectralConv2d
+
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        state = {
+            name: value.detach()
+            for name, value in module.state_dict().items()
+            if not name.endswith(("num_batches_tracked", "weight_u", "weight_v"))
+        }
+        for name, child in module.named_modules():
+            if isinstance(child, SpectralConv2d):
+                state[f"{name}.weight"] = child.effective_weight().detach()
+    module.train(was_training)
+    return state
+
+
+def load_effective(module: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> list[str]:
+    """Load effective weights in float32; returns the problems instead of raising.
+
+    Into a spectrally normalized module too: there u and v are found anew, so that sigma is the weight's own
+    (1 for weights that were normalized to it).
+    """
+    from .norm import SpectralConv2d
+
+    expected = effective_state(module)
+    problems = [f"{prefix}{n}: missing" for n in sorted(expected.keys() - state.keys())]
+    problems += [f"{prefix}{n}: left over" for n in sorted(state.keys() - expected.keys())]
+    problems += [
+        f"{prefix}{n}: shape {list(state[n].shape)}, expected {list(expected[n].shape)}"
+        for n in sorted(expected.keys() & state.keys())
+        if state[n].shape != expected[n].shape
+    ]
+    if not problems:
+        module.load_state_dict({n: v.float() for n, v in state.items()}, strict=False)
+        for child in module.modules():
+            if isinstance(child, SpectralConv2d):
+                child.power_iteration(30)
+    return problems
+
+
+def _part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {n.removeprefix(f"{prefix}."): v for n, v in tensors.items() if n.startswith(f"{prefix}.")}
