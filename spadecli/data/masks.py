@@ -1,0 +1,255 @@
+"""Reading masks, photos and instance maps as people have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps
+
+from ..core.errors import UserError
+from ..core.labelspace import LabelSpace
+from .files import check_file, read_array, read_image
+
+MaskFormat = Literal["auto", "index", "color"]
+Size = tuple[int, int]
+
+MASK_SUFFIXES = (".png", ".npy")
+INSTANCE_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MAX_LISTED = 8
+
+_SCALED_GREY = {"L;2": 85, "L;4": 17}  # Pillow widens grey samples of 2 and 4 bits to 0..255; a mask means the samples
+
+
+def read_mask(path: Path, labels: LabelSpace, mask_format: MaskFormat = "auto") -> NDArray[np.uint8]:
+    """Label map of a mask file: uint8 [H,W] label codes (the file values, or their ranks in a 16-bit label space).
+
+    Index PNG (1 to 16 bits), palette PNG (its index, or its colours with mask_format "color"), RGB or opaque
+    RGBA by exact colour of the label space, ``.npy`` of integers. mask_format "index" also takes RGB with
+    equal channels.
+    Raises UserError that names the file and every value or colour that the label space does not have.
+    """
+    pixels = read_pixels(path, mask_format)
+    return _codes_of_colors(path, pixels, labels) if pixels.ndim == 3 else _codes_of_values(path, pixels, labels)
+
+
+def read_pixels(path: Path, mask_format: MaskFormat = "auto") -> NDArray[Any]:
+    """What a mask file holds, before any label space: integers [H,W], or uint8 [H,W,3] for a colour-coded mask.
+
+    Raises UserError on files that cannot be masks (JPEG among them) and on damaged ones.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in MASK_SUFFIXES:
+        check_file(path)
+        _refuse_suffix(path, MASK_SUFFIXES)
+    if suffix != ".npy":
+        return read_image(path, lambda image: _mask_pixels(path, image, mask_format))
+    if mask_format == "color":
+        raise UserError(f"{path}: an .npy mask holds values, not colours", hint="leave --mask-format at auto")
+    return read_array(path)
+
+
+def read_instances(path: Path) -> NDArray[np.uint32]:
+    """Instance map: uint32 [H,W], any numbers that differ between objects.
+
+    PNG or TIFF with 8, 16 or 32 bits, palette PNG (its index), RGB as r + 256 g + 65536 b, ``.npy``.
+    Raises UserError on other files.
+    """
+    if path.suffix.lower() not in INSTANCE_SUFFIXES:
+        check_file(path)
+        _refuse_suffix(path, INSTANCE_SUFFIXES)
+    if path.suffix.lower() == ".npy":
+        ids = read_array(path)
+        if ids.max() > 0xFFFFFFFF:
+            raise UserError(f"{path}: value {ids.max()}, expected instance ids up to 4294967295")
+    else:
+        ids = read_image(path, lambda image: _mask_pixels(path, image, "auto"))
+    if ids.ndim == 3:
+        return np.asarray(ids.astype(np.uint32) @ np.array([1, 256, 65536], np.uint32))
+    return ids.astype(np.uint32)
+
+
+def read_photo(path: Path) -> NDArray[np.uint8]:
+    """Photograph: uint8 [H,W,3] RGB, turned upright by its EXIF orientation.
+
+    Grey, palette, CMYK and 16-bit pictures are converted; transparent ones are laid over white.
+    Raises UserError on damaged files and on what is no picture.
+    """
+    return read_image(path, lambda image: _photo_pixels(path, image))
+
+
+def resize_codes(codes: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Label codes uint8 [H,W] at ``size`` (height, width), Pillow's NEAREST."""
+    return np.asarray(Image.fromarray(codes).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def resize_instances(ids: NDArray[np.uint32], size: Size) -> NDArray[np.uint32]:
+    """Instance ids uint32 [H,W] at ``size`` (height, width), Pillow's NEAREST."""
+    image = Image.fromarray(np.ascontiguousarray(ids).view(np.int32))
+    return np.asarray(image.resize(size[::-1], Image.Resampling.NEAREST)).view(np.uint32)
+
+
+def resize_photo(photo: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """Photo uint8 [H,W,3] at ``size`` (height, width), Pillow's BICUBIC with antialiasing."""
+    return np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def colorize(codes: NDArray[np.uint8], labels: LabelSpace) -> NDArray[np.uint8]:
+    """Label codes uint8 [H,W] in the label space's colours: uint8 [H,W,3]."""
+    return labels.code_colors[codes]
+
+
+def _refuse_suffix(path: Path, allowed: tuple[str, ...]) -> None:
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        raise UserError(
+            f"{path}: a JPEG cannot hold a mask: its compression is lossy and changes the values at every edge",
+            hint="export the mask as PNG from where it was made",
+        )
+    raise UserError(f"{path}: suffix {path.suffix!r} is not one of {', '.join(allowed)}")
+
+
+def _mask_pixels(path: Path, image: Image.Image, mask_format: MaskFormat) -> NDArray[Any]:
+    """Decode a lossless image: integers [H,W], or uint8 [H,W,3] where it is to be read by colour."""
+    if image.format == "JPEG":
+        raise UserError(
+            f"{path}: a JPEG under another name; a JPEG cannot hold a mask, its compression is lossy",
+            hint="export the mask as PNG from where it was made",
+        )
+    raw_mode = _raw_mode(image)
+    if raw_mode in ("LA;16B", "RGB;16B", "RGBA;16B"):
+        raise UserError(f"{path}: 16 bits per channel with colour or alpha; expected 8 bits, or 16-bit grey")
+    if mask_format == "color" or image.mode in ("RGB", "RGBA", "PA", "LA"):
+        rgb = _opaque_rgb(path, image)
+        grey = mask_format == "index" or image.mode == "LA"
+        return _equal_channels(path, rgb) if grey and mask_format != "color" else rgb
+    if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+        raise UserError(f"{path}: image mode {image.mode} cannot hold a mask; expected index, palette or RGB")
+    values = np.array(image)
+    if raw_mode in _SCALED_GREY:
+        values //= _SCALED_GREY[raw_mode]
+    if values.dtype.kind == "i" and values.min() < 0:
+        raise UserError(f"{path}: negative value {values.min()}, expected integers from 0 up")
+    return values.astype(np.uint8) if values.dtype.kind == "b" else values
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the samples lie in the file, such as "L;4"; what Pillow makes of them is ``image.mode``."""
+    args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    if isinstance(args, tuple) and args:
+        args = args[0]
+    return args if isinstance(args, str) else image.mode
+
+
+def _opaque_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in ("1", "L", "RGB"):
+        return np.array(image.convert("RGB"))
+    if image.mode not in ("P", "PA", "LA", "RGBA"):
+        raise UserError(f"{path}: image mode {image.mode} has no colours to read a mask by")
+    rgba = np.array(image.convert("RGBA"))
+    clear = rgba[..., 3] != 255
+    if clear.any():
+        raise UserError(
+            f"{path}: {_count(int(clear.sum()))} not opaque, first at {_position(clear)}",
+            hint="flatten the mask: blended colours are no class colours",
+        )
+    return rgba[..., :3]
+
+
+def _equal_channels(path: Path, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    coloured = (rgb != rgb[..., :1]).any(axis=-1)
+    if coloured.any():
+        raise UserError(
+            f"{path}: {_count(int(coloured.sum()))} with unequal channels, first at {_position(coloured)}; "
+            "an RGB picture read by index must be grey",
+            hint="leave --mask-format at auto to read it by colour",
+        )
+    return np.ascontiguousarray(rgb[..., 0])
+
+
+def _codes_of_values(path: Path, values: NDArray[Any], labels: LabelSpace) -> NDArray[np.uint8]:
+    wide = values.astype(np.uint16)
+    lookup = np.full(65536, -1, np.int16)
+    lookup[list(labels.file_codes)] = list(labels.file_codes.values())
+    codes = lookup[wide]
+    codes[values != wide] = -1
+    bad = codes < 0
+    if bad.any():
+        _refuse_values(path, values, bad, labels)
+    return codes.astype(np.uint8)
+
+
+def _refuse_values(path: Path, values: NDArray[Any], bad: NDArray[np.bool_], labels: LabelSpace) -> None:
+    problems, hint = [], "relabel these pixels, or give the recipe whose label space the mask has"
+    for value, count in _most_frequent(values[bad]):
+        line = f"value {value}: {_count(count)}, first at {_position(values == value)}"
+        if value == 255 and labels.unknown is None:
+            line += "; 255 commonly means unknown, and the label space has no unknown class"
+            hint = 'relabel these pixels, or give the label space a class with value 255 and name it in "unknown"'
+        problems.append(line)
+    known = _ranges(labels.file_values)
+    raise UserError(f"{path}: values outside label space {labels.name!r} ({known})", problems=problems, hint=hint)
+
+
+def _codes_of_colors(path: Path, rgb: NDArray[np.uint8], labels: LabelSpace) -> NDArray[np.uint8]:
+    packed = rgb.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    colors = np.array([c.color for c in labels.classes], np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    order = np.argsort(colors)
+    place = np.searchsorted(colors[order], packed).clip(max=len(colors) - 1)
+    bad = colors[order][place] != packed
+    if bad.any():
+        problems = [
+            f"colour ({c >> 16}, {c >> 8 & 255}, {c & 255}): {_count(n)}, first at {_position(packed == c)}"
+            for c, n in _most_frequent(packed[bad])
+        ]
+        grey = bool((rgb == rgb[..., :1]).all())
+        raise UserError(
+            f"{path}: {len(np.unique(packed[bad]))} colours are not in the palette of label space {labels.name!r}",
+            problems=problems,
+            hint="--mask-format index reads a grey RGB mask by value" if grey else "save it without smoothing at edges",
+        )
+    codes: NDArray[np.uint8] = labels.channel_to_code[order][place]
+    return codes
+
+
+def _photo_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+    picture: Image.Image = ImageOps.exif_transpose(image)
+    if picture.mode == "F":
+        raise UserError(f"{path}: floating-point pixels have no known range; expected 8 or 16 bits")
+    if picture.mode.startswith("I"):
+        grey = (np.array(picture).astype(np.int64).clip(0, 65535) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        picture = Image.new("RGBA", rgba.size, "white")
+        picture.alpha_composite(rgba)
+    return np.array(picture.convert("RGB"))
+
+
+def _most_frequent(values: NDArray[Any]) -> list[tuple[int, int]]:
+    """(value, count) of the MAX_LISTED most frequent values."""
+    found, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MAX_LISTED]
+    return [(int(found[i]), int(counts[i])) for i in order]
+
+
+def _position(where: NDArray[np.bool_]) -> str:
+    row, column = divmod(int(where.argmax()), where.shape[1])
+    return f"row {row}, column {column}"
+
+
+def _count(n: int) -> str:
+    return f"{n:,} pixel{'s' * (n != 1)}"
+
+
+def _ranges(values: tuple[int, ...]) -> str:
+    """Ascending numbers in short: (0, 1, 2, 5) -> "0-2, 5"."""
+    parts: list[list[int]] = []
+    for v in values:
+        if parts and v == parts[-1][1] + 1:
+            parts[-1][1] = v
+        else:
+            parts.append([v, v])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
