@@ -10,6 +10,8 @@ import typer
 
 from ..core.errors import SpadeError
 from ..core.version import VERSION
+from .convert import convert
+from .train import train
 from .ui import print_error
 
 HELP = """Segmentation masks in, photographs out: the SPADE (GauGAN) model as a batch toolkit.
@@ -26,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = ()
+COMMANDS: tuple[Callable[..., None], ...] = (train, convert)
 for command in COMMANDS:
     app.command()(command)
 

@@ -193,4 +193,3 @@ def _fold(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
     if u.numel() != w.shape[0] or v.numel() != w[0].numel():
         return weight.float()
     return (w / (u.double() @ (w.flatten(1) @ v.double()))).float()
-

@@ -1,0 +1,76 @@
+"""``spade convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .ui import UI, AsJson, DryRun, Quiet, Verbose
+
+
+def convert(
+    weights: Annotated[Path, typer.Argument(help="NVlabs latest_net_G.pth, or .safetensors.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: beside the input.")] = None,
+    to: Annotated[Literal["safetensors"], typer.Option("--to", help="Kind of file to write.")] = "safetensors",
+    encoder: Annotated[Path | None, typer.Option(help="NVlabs latest_net_E.pth.")] = None,
+    preset: Annotated[
+        Literal["coco", "ade20k", "cityscapes", "facades"] | None, typer.Option(help="A published model's options.")
+    ] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes, without the don't-care class.")] = None,
+    dont_care: Annotated[
+        bool | None, typer.Option("--dont-care/--no-dont-care", help="File value 255 is a class of its own.")
+    ] = None,
+    instance: Annotated[
+        bool | None, typer.Option("--instance/--no-instance", help="An instance-edge channel comes last.")
+    ] = None,
+    crop_size: Annotated[int | None, typer.Option(min=32, help="Width of the training images.")] = None,
+    aspect: Annotated[float | None, typer.Option(min=0.05, help="Width / height of the training images.")] = None,
+    upsampling: Annotated[Literal["normal", "more", "most"] | None, typer.Option(help="As trained.")] = None,
+    norm: Annotated[str | None, typer.Option(help="NVlabs' option, such as spectralspadesyncbatch3x3.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Write float16: half the size.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Convert weights; reads NVlabs/SPADE checkpoints without running any code in them.
+
+    Example: spade convert latest_net_G.pth --encoder latest_net_E.pth --preset coco
+    """
+    ui = UI(quiet, verbose, as_json)
+    from ..commands.convert import ConvertOptions, convert
+
+    options = ConvertOptions(
+        source=weights,
+        output=output,
+        encoder=encoder,
+        half=half,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        preset=preset,
+        num_classes=num_classes,
+        dont_care=dont_care,
+        instance=instance,
+        crop_size=crop_size,
+        aspect=aspect,
+        upsampling=upsampling,
+        norm=norm,
+    )
+    result = convert(options)
+    arch, labels = result.card.architecture, result.card.labels
+    data = {
+        "weights": str(result.path),
+        "parameters": result.parameters,
+        "architecture": arch.model_dump(mode="json"),
+        "semantic_channels": labels.semantic_channels,
+    }
+    verb = "would write" if dry_run else "wrote"
+    size = f"{arch.size[0]}x{arch.size[1]}"
+    lines = [
+        f"{verb} {result.path}: {result.parameters / 1e6:.2f} M parameters, {labels.semantic_channels} channels, "
+        f"{size}, latent {arch.latent}"
+    ]
+    ui.result(data, lines)

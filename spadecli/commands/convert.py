@@ -1,0 +1,153 @@
+"""``spade convert``: weights from one file format to another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..core.architecture import Upsampling
+from ..core.card import Card
+from ..core.errors import UserError
+from ..core.labelspace import LabelSpace, auto_color
+from ..model.nvlabs import NVlabsOptions, import_generator
+from ..model.weights import effective_state, load_weights, save_weights
+from ..store.h5 import file_sha256
+
+Preset = Literal["coco", "ade20k", "cityscapes", "facades"]
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What to convert, and what an NVlabs checkpoint does not tell of itself.
+
+    source: ``.pth`` of NVlabs/SPADE's generator (``encoder``: its encoder) or ``.safetensors``.
+    preset: one of the published models; the other fields then only override it.
+    num_classes: classes without the don't-care one; dont_care: file value 255 is one class more;
+    instance: whether an edge channel follows. crop_size is the training width, aspect width / height.
+    """
+
+    source: Path
+    output: Path | None = None
+    encoder: Path | None = None
+    half: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    preset: Preset | None = None
+    num_classes: int | None = None
+    dont_care: bool | None = None
+    instance: bool | None = None
+    crop_size: int | None = None
+    aspect: float | None = None
+    upsampling: Upsampling | None = None
+    norm: str | None = None
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """The file written (or, in a dry run, that would be) and its card."""
+
+    path: Path
+    card: Card
+    parameters: int
+
+
+@dataclass(frozen=True)
+class _Published:
+    num_classes: int
+    dont_care: bool
+    instance: bool
+    crop_size: int = 256
+    aspect: float = 1.0
+    upsampling: Upsampling = "normal"
+    norm: str = "spectralspadesyncbatch3x3"
+
+
+# the published models' options: channels 184, 151, 36 and 13 (specification of the reference implementation)
+PRESETS: dict[Preset, _Published] = {
+    "coco": _Published(182, dont_care=True, instance=True),
+    "ade20k": _Published(150, dont_care=True, instance=False),
+    "cityscapes": _Published(35, dont_care=False, instance=True, crop_size=512, aspect=2.0, upsampling="more"),
+    "facades": _Published(13, dont_care=False, instance=False),
+}
+
+
+def convert(options: ConvertOptions) -> ConvertResult:
+    """Write ``.safetensors`` beside the source or to ``output``.
+
+    Raises UserError where the source is damaged, does not fit the options (every key named), or the output
+    exists.
+    """
+    output = options.output or options.source.with_suffix(".safetensors")
+    if output.suffix != ".safetensors":
+        raise UserError(f"{output}: weights files end in .safetensors")
+    if output.resolve() == options.source.resolve():
+        raise UserError(f"{output}: is the source itself", hint="name another file with -o")
+    if output.exists() and not (options.overwrite or options.dry_run):
+        raise UserError(f"{output}: exists already", hint="--overwrite replaces it, -o names another file")
+    if options.source.suffix == ".safetensors":
+        if options.encoder is not None:
+            raise UserError("--encoder goes with NVlabs .pth files only")
+        card, generator, encoder = load_weights(options.source)
+        card = card.model_copy(update={"parent": _origin(options.source)})
+    else:
+        nvlabs = _nvlabs_options(options)
+        architecture, generator, encoder = import_generator(options.source, options.encoder, nvlabs)
+        card = Card(
+            name=options.source.stem,
+            architecture=architecture,
+            labels=nvlabs.labels,
+            description="imported from an NVlabs/SPADE checkpoint",
+            licence="as the checkpoint's owner says; NVlabs' own are CC BY-NC-SA 4.0",
+            parent=_origin(options.source),
+        )
+    states = effective_state(generator), effective_state(encoder) if encoder is not None else None
+    if not options.dry_run:
+        save_weights(output, card, *states, dtype="fp16" if options.half else "fp32")
+    modules = [generator] if encoder is None else [generator, encoder]
+    return ConvertResult(output, card, sum(p.numel() for m in modules for p in m.parameters()))
+
+
+def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
+    """Preset or flags; all that is still missing is named in one error."""
+    base = PRESETS[options.preset] if options.preset else None
+    if base is None:
+        if options.num_classes is None:
+            raise UserError(
+                f"{options.source}: the number of classes is not told by the file",
+                hint=f"--preset {'|'.join(PRESETS)}, or --num-classes N with --dont-care and --no-instance as trained",
+            )
+        base = _Published(options.num_classes, dont_care=False, instance=True)
+
+    def chosen(name: str) -> object:
+        value = getattr(options, name)
+        return getattr(base, name) if value is None else value
+
+    labels = _label_space(
+        options.preset or "nvlabs", int(str(chosen("num_classes"))), bool(chosen("dont_care")), bool(chosen("instance"))
+    )
+    return NVlabsOptions(
+        labels=labels,
+        crop_size=options.crop_size or base.crop_size,
+        aspect=options.aspect or base.aspect,
+        upsampling=options.upsampling or base.upsampling,
+        norm=options.norm or base.norm,
+    )
+
+
+def _label_space(name: str, num_classes: int, dont_care: bool, instances: bool) -> LabelSpace:
+    """File value = channel; 255 is the class after the last where there is a don't-care one."""
+    if not 1 <= num_classes + dont_care <= 255:
+        raise UserError(f"--num-classes {num_classes}: expected 1 to {255 - dont_care}")
+    classes = [{"name": f"class {i}", "values": (i,), "color": auto_color(i)} for i in range(num_classes)]
+    if dont_care:
+        # the value after the last class too: checkpoints trained with that offset hold it
+        values = tuple({255, num_classes}) if num_classes != 255 else (255,)
+        classes.append({"name": "unknown", "values": tuple(sorted(values, reverse=True)), "color": (0, 0, 0)})
+    return LabelSpace.model_validate(
+        {"name": name, "classes": classes, "unknown": "unknown" if dont_care else None, "instances": instances}
+    )
+
+
+def _origin(path: Path) -> str:
+    return f"{path.name} sha256 {file_sha256(path)}"

@@ -1,0 +1,255 @@
+"""The training loop, from one step to the last, and what it leaves in the run folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..core.card import Card
+from ..core.errors import BackendUnavailable, UserError
+from ..core.recipe import Recipe
+from ..core.report import Report, Task
+from ..data.dataset import Batch, StepSampler, TrainingSet
+from ..model.trainer import Trainer
+from ..model.weights import save_weights
+from ..store.atomic import part_file
+from ..store.run_folder import RunFolder
+from .sheets import SampleSheet, plot_losses
+
+TIMED_STEPS = 50
+
+
+class TrainLoop:
+    """The training loop: batch, step, and now and then a log row, a sheet, a checkpoint."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        dataset: TrainingSet,
+        indices: Sequence[int],
+        run: RunFolder,
+        record: dict[str, Any],
+        report: Report,
+    ) -> None:
+        self.trainer, self.dataset, self.indices = trainer, dataset, indices
+        self.run_folder, self.record, self.report = run, record, report
+        self.recipe = trainer.recipe
+        self.steps: int = record["steps"]
+        self.sheet = SampleSheet(self.recipe, dataset)
+        self.board: Any = None
+
+    def run(
+        self, step: int, seconds_before: float, max_minutes: float | None = None, tensorboard: bool = False
+    ) -> tuple[int, float]:
+        """Train from ``step`` on; returns the step reached and the seconds of the whole run."""
+        train, logged_step = self.recipe.train, step
+        self.board = _tensorboard(self.run_folder.path) if tensorboard else None
+        started = logged_at = time.monotonic()
+        deadline = started + 60 * max_minutes if max_minutes is not None else float("inf")
+        loader = _loader(self.dataset, self.indices, self.recipe, step, self.steps, self.trainer.device)
+        with _graceful_stop() as stopped, self.report.progress(self.recipe.name, self.steps, step) as bar:
+            for batch in loader:
+                # one step
+                with _memory_advice(self.recipe):
+                    self.trainer.step(batch, lr_scale(step / self.steps, train.decay_from))
+                step += 1
+                bar.advance()
+                last = step == self.steps or stopped() or time.monotonic() > deadline
+
+                # a row in stats.jsonl, and a look at the numbers
+                if last or step % train.log_every == 0:
+                    rate = (step - logged_step) * train.batch / (time.monotonic() - logged_at)
+                    seconds = seconds_before + time.monotonic() - started
+                    self._log(step, step - logged_step, rate, seconds, bar)
+                    logged_step, logged_at = step, time.monotonic()
+
+                # sample sheet and curves
+                if last or step % train.sample_every == 0:
+                    self._draw(step)
+
+                # checkpoint
+                if last or step % train.checkpoint_every == 0:
+                    self._save(step, seconds_before + time.monotonic() - started)
+                if last:
+                    break
+        if stopped():
+            raise KeyboardInterrupt
+        return step, seconds_before + time.monotonic() - started
+
+    def _log(self, step: int, steps: int, rate: float, seconds: float, bar: Task) -> None:
+        terms = self.trainer.take_terms(steps)
+        self._check(terms, step, steps)
+        row: dict[str, float] = {
+            "step": step,
+            "epoch": round(step * self.recipe.train.batch / len(self.indices), 3),
+            "seconds": round(seconds, 2),
+            "images_per_second": round(rate, 2),
+            "lr_scale": round(lr_scale(step / self.steps, self.recipe.train.decay_from), 6),
+        }
+        row |= {name: float(f"{value:.6g}") for name, value in terms.items()}
+        self.run_folder.append_stats(row)
+        hinge = terms["d_fake"] + terms["d_real"]
+        bar.advance(0, f"G {terms['g_hinge']:.2f} FM {terms['feature_matching']:.2f} D {hinge:.2f} {rate:.1f} img/s")
+        if self.board is not None:
+            for name, value in terms.items():
+                self.board.add_scalar(name, value, step)
+
+    def _check(self, terms: dict[str, float], step: int, steps: int) -> None:
+        """Stop, before anything is saved, where the numbers are no longer numbers."""
+        broken = [name for name, value in terms.items() if not math.isfinite(value)]
+        if broken or terms["skipped"] > steps:
+            reason = f"{', '.join(broken)} not finite" if broken else f"{terms['skipped']:.0f} updates left out"
+            raise UserError(
+                f"{self.run_folder.path}: training diverged before step {step}: {reason}",
+                hint="the last checkpoint is whole; lower train.lr_g and train.lr_d, or set train.precision=fp32",
+            )
+        if terms["skipped"]:
+            self.report.warn(f"step {step}: {terms['skipped']:.0f} updates left out, their gradients were not finite")
+
+    def _draw(self, step: int) -> None:
+        self.sheet.draw(self.trainer, self.run_folder.samples_dir / f"step_{step:07d}.png")
+        plot_losses(self.run_folder.stats(), self.run_folder.losses_path)
+
+    def _save(self, step: int, seconds: float) -> None:
+        state = {"format": "spade-state", "step": step, "seconds": seconds, "trainer": self.trainer.state_dict()}
+        with part_file(self.run_folder.state_path) as part:
+            torch.save(state, part)
+        card = _card(self.recipe, self.record, step, seconds, self.trainer.device, len(self.indices))
+        averages = self.trainer.ema.averages
+        save_weights(self.run_folder.weights_path, card, averages["generator"], averages.get("encoder"))
+        if step == self.steps:
+            self.run_folder.write({**self.record, "finished": True})
+
+
+def lr_scale(progress: float, decay_from: float) -> float:
+    """Learning rate factor at ``progress`` (0..1) of a run: 1, then linearly to 0 from ``decay_from`` on."""
+    return 1.0 if progress <= decay_from else (1 - progress) / (1 - decay_from)
+
+
+def load_state(path: Path, trainer: Trainer) -> tuple[int, float]:
+    """Restore a trainer from state.pt; returns its step and the seconds spent so far."""
+    try:
+        state = torch.load(path, map_location=trainer.device, weights_only=True)
+        trainer.load_state_dict(state["trainer"])
+    except (OSError, RuntimeError, KeyError, ValueError) as e:
+        raise UserError(f"{path}: damaged ({e})", hint=f"remove {path.parent} to start anew") from e
+    return int(state["step"]), float(state["seconds"])
+
+
+def seconds_per_step(trainer: Trainer, dataset: TrainingSet, indices: Sequence[int], report: Report) -> float:
+    """Time of a training step, after a warm-up of a tenth of the steps."""
+    warm_up = TIMED_STEPS // 10
+    loader = _loader(dataset, indices, trainer.recipe, 0, TIMED_STEPS + warm_up, trainer.device)
+    started = 0.0
+    with report.progress("timing", TIMED_STEPS + warm_up) as bar:
+        for i, batch in enumerate(loader):
+            if i == warm_up:
+                trainer.take_terms(1)  # waits for the device
+                started = time.monotonic()
+            trainer.step(batch, 1.0)
+            bar.advance()
+    trainer.take_terms(1)
+    return (time.monotonic() - started) / TIMED_STEPS
+
+
+def _loader(
+    dataset: TrainingSet, indices: Sequence[int], recipe: Recipe, first_step: int, steps: int, device: torch.device
+) -> DataLoader[Batch]:
+    train = recipe.train
+    sampler = StepSampler(indices, train.batch, train.seed, first_step, steps)
+    workers = train.num_workers
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_ignore_interrupt if workers else None,
+    )
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C is for the main process, which ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _graceful_stop() -> Iterator[Callable[[], bool]]:
+    """While open, the first Ctrl-C or SIGTERM asks to stop after the present step; a second one stops at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: nothing to catch
+        before = {}
+    try:
+        yield lambda: asked
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+@contextmanager
+def _memory_advice(recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as e:
+        batch = recipe.train.batch
+        raise UserError(
+            f"out of memory on the GPU at train.batch = {batch}, size {recipe.model.size[0]}x{recipe.model.size[1]}",
+            hint=f"--set train.batch={max(1, batch // 2)} halves it; --set train.precision=bf16 saves about a third",
+        ) from e
+
+
+def _tensorboard(run_dir: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise BackendUnavailable("TensorBoard is not installed", hint='pip install "spadecli[tensorboard]"') from e
+    return SummaryWriter(str(run_dir / "tensorboard"))
+
+
+def _card(
+    recipe: Recipe, record: dict[str, Any], step: int, seconds: float, device: torch.device, num_samples: int
+) -> Card:
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
+    init = record["init"]
+    return Card(
+        name=recipe.name,
+        architecture=recipe.model,
+        labels=recipe.labels,
+        description=recipe.description,
+        licence=recipe.data.licence,
+        parent=f"{init['file']} sha256 {init['sha256']}" if init else "",
+        recipe=recipe.model_dump(mode="json"),
+        training={
+            "data": recipe.data.source,
+            "samples": num_samples,
+            "held_out": len(recipe.data.holdout),
+            "data_sha256": record["data_sha256"],
+            "steps": step,
+            "of_steps": record["steps"],
+            "images": step * recipe.train.batch,
+            "seconds": round(seconds, 1),
+            "hardware": hardware,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    )

@@ -1,0 +1,143 @@
+"""Perceptual loss: L1 between feature maps of a fixed ImageNet classifier (Johnson et al., ECCV 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.errors import UserError
+
+URLS = {
+    "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+    "squeezenet": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+}
+TAP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+
+
+class Fire(nn.Module):
+    """SqueezeNet's squeeze and expand (Iandola et al., 2016)."""
+
+    def __init__(self, fin: int, squeeze: int, expand: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(fin, squeeze, 1)
+        self.expand1x1 = nn.Conv2d(squeeze, expand, 1)
+        self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,fin,h,w] -> [N,2·expand,h,w]."""
+        x = F.relu(self.squeeze(x))
+        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
+
+
+def vgg19_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
+    """Layers up to relu5_1, and the five taps relu1_1 .. relu5_1."""
+    layers: list[nn.Module] = []
+    taps, fin = [], 3
+    for width, depth in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1)):
+        if layers:
+            layers.append(nn.MaxPool2d(2))
+        for i in range(depth):
+            layers += [nn.Conv2d(fin, width, 3, padding=1), nn.ReLU()]
+            fin = width
+            if i == 0:
+                taps.append(len(layers) - 1)
+    return layers, tuple(taps)
+
+
+def squeezenet_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
+    """Layers of SqueezeNet 1.1, and five taps: the first ReLU and the last Fire of each width."""
+    pool = nn.MaxPool2d(3, 2, ceil_mode=True)
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool, Fire(64, 16, 64), Fire(128, 16, 64), pool]
+    layers += [Fire(128, 32, 128), Fire(256, 32, 128), pool, Fire(256, 48, 192), Fire(384, 48, 192)]
+    layers += [Fire(384, 64, 256), Fire(512, 64, 256)]
+    return layers, (1, 4, 7, 10, 12)
+
+
+class PerceptualLoss(nn.Module):
+    """Weighted L1 over five feature maps, 1/32, 1/16, 1/8, 1/4, 1 from shallow to deep.
+
+    VGG19 takes images in [-1,1] as they are, as the paper's code does; SqueezeNet takes them with the
+    ImageNet mean and deviation it was trained with.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Literal["vgg19", "squeezenet"], state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        layers, self.taps = vgg19_layers() if network == "vgg19" else squeezenet_layers()
+        self.features = nn.Sequential(*layers)
+        self.features.load_state_dict(_feature_state(self.features, state))
+        normalize = network == "squeezenet"
+        mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if normalize else ((0.5,) * 3, (0.5,) * 3)
+        # images in [-1,1] are (x + 1) / 2 in [0,1]
+        self.register_buffer("mean", 2 * torch.tensor(mean).view(1, 3, 1, 1) - 1)
+        self.register_buffer("std", 2 * torch.tensor(std).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Images [N,3,H,W] in [-1,1] -> scalar; no gradient for ``real``."""
+        with torch.no_grad():
+            targets = self._maps(real)
+        terms = [
+            weight * F.l1_loss(f.float(), t.float())
+            for weight, f, t in zip(TAP_WEIGHTS, self._maps(fake), targets, strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+    def _maps(self, x: Tensor) -> Sequence[Tensor]:
+        x = (x - self.mean) / self.std
+        maps = []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i in self.taps:
+                maps.append(x)
+        return maps
+
+
+def load_perceptual(network: Literal["vgg19", "squeezenet"], weights: Path | None = None) -> PerceptualLoss:
+    """The loss with weights from a local file (.pth or .safetensors), or fetched once from torch's model URLs.
+
+    Raises UserError where neither is to be had, or the file holds another network.
+    """
+    if weights is not None:
+        state = _read_state(weights)
+    else:
+        try:
+            state = torch.hub.load_state_dict_from_url(URLS[network], map_location="cpu", check_hash=True)
+        except (OSError, RuntimeError) as e:
+            raise UserError(
+                f"the {network} weights could not be fetched from {URLS[network]} ({e})",
+                hint="fetch the file elsewhere and pass --set loss.perceptual_weights=FILE, or use "
+                "--set loss.perceptual_network=none",
+            ) from e
+    try:
+        return PerceptualLoss(network, state)
+    except KeyError as e:
+        raise UserError(f"{weights or URLS[network]}: not the {network} network: {e.args[0]}") from e
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file (loss.perceptual_weights)")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _feature_state(features: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's ``features.*`` entries that ``features`` has; KeyError names what is missing."""
+    wanted = features.state_dict()
+    found = {n: state.get(f"features.{n}", state.get(n)) for n in wanted}
+    bad = [n for n, v in wanted.items() if (f := found[n]) is None or f.shape != v.shape]
+    if bad:
+        raise KeyError(f"missing or misshapen: {', '.join(bad[:5])}")
+    return {n: v for n, v in found.items() if v is not None}

@@ -1,0 +1,164 @@
+"""One training step of SPADE, and everything that has to survive an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.recipe import Recipe
+from . import losses
+from .discriminator import Discriminator
+from .ema import EMA
+from .encoder import ImageEncoder, reparameterize
+from .generator import Generator
+from .init import initialize
+from .perceptual import PerceptualLoss, load_perceptual
+from .semantic import SemanticMap
+
+TERMS = ("g_hinge", "feature_matching", "perceptual", "kl", "d_fake", "d_real", "g_norm", "d_norm", "skipped")
+
+
+class Trainer:
+    """Networks, losses and optimizers of a recipe on one device.
+
+    The generator step comes first, then the discriminator step on the same fakes, detached: the forward pass
+    of the generator serves both. The discriminator so learns from images of the generator before its step,
+    one update of 1e-4 earlier; the losses and their gradients are unchanged.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        arch, channels = recipe.model, recipe.labels.semantic_channels
+        self.generator = Generator(arch, channels)
+        self.encoder = ImageEncoder(arch) if arch.has_encoder else None
+        self.discriminator = Discriminator(channels, recipe.discriminator.ndf, recipe.discriminator.num_scales)
+        self.perceptual: PerceptualLoss | None = None
+        if recipe.loss.perceptual_network != "none" and recipe.loss.perceptual > 0:
+            file = Path(recipe.loss.perceptual_weights) if recipe.loss.perceptual_weights else None
+            self.perceptual = load_perceptual(recipe.loss.perceptual_network, file)
+        for i, network in enumerate(self.networks().values()):
+            initialize(network, recipe.train.seed + i)
+        frozen = [self.perceptual] if self.perceptual is not None else []
+        for module in (*self.networks().values(), *frozen):
+            module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer_g = self._adam(self._generating(), recipe.train.lr_g)
+        self.optimizer_d = self._adam([self.discriminator], recipe.train.lr_d)
+        self.totals = torch.zeros(len(TERMS), device=device)
+        self.restart_ema()
+
+    def restart_ema(self) -> None:
+        """Let the averages start from the present weights."""
+        averaged = {n: m for n, m in self.networks().items() if n != "discriminator"}
+        self.ema = EMA(averaged, self.recipe.train.ema_decay)
+
+    def step(self, batch: Mapping[str, Tensor], lr_scale: float) -> None:
+        """Train on one batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
+
+        Nothing here waits for the device; the terms of the losses add up in ``totals``.
+        """
+        for optimizer, lr in ((self.optimizer_g, self.recipe.train.lr_g), (self.optimizer_d, self.recipe.train.lr_d)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * lr_scale
+        semantic, photo, eps = self._to_device(batch)
+        weights = self.recipe.loss
+
+        # generator and encoder
+        self.discriminator.requires_grad_(False)
+        with self._autocast():
+            z, kl = self._latent(photo, eps)
+            fake = self.generator(semantic, z)
+            fakes, reals = self.discriminator(semantic, fake, photo)
+            hinge = losses.hinge_generator(fakes)
+            matching = losses.feature_matching(fakes, reals)
+            perceptual = self.perceptual(fake, photo) if self.perceptual is not None else hinge.new_zeros(())
+        loss = hinge + weights.feature_matching * matching + weights.perceptual * perceptual
+        loss = loss + weights.kl * weights.kl_reference_batch * kl
+        torch.autograd.backward(loss)
+        g_norm, g_skipped = self._update(self.optimizer_g)
+        self.discriminator.requires_grad_(True)
+
+        # discriminator
+        with self._autocast():
+            fakes, reals = self.discriminator(semantic, fake.detach(), photo)
+            d_fake, d_real = losses.hinge_discriminator(fakes, reals)
+        torch.autograd.backward(d_fake + d_real)
+        d_norm, d_skipped = self._update(self.optimizer_d)
+
+        self.ema.update()
+        terms = (hinge, matching, perceptual, kl, d_fake, d_real, g_norm, d_norm, g_skipped + d_skipped)
+        self.totals += torch.stack([t.detach().float() for t in terms])
+
+    def take_terms(self, steps: int) -> dict[str, float]:
+        """Means of the loss terms over the last ``steps`` steps (skipped: their sum); starts the sums anew."""
+        values = dict(zip(TERMS, self.totals.tolist(), strict=True))
+        self.totals.zero_()
+        return {name: value if name == "skipped" else value / steps for name, value in values.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later process needs to go on: tensors and plain containers."""
+        return {
+            "networks": {n: m.state_dict() for n, m in self.networks().items()},
+            "optimizers": [self.optimizer_g.state_dict(), self.optimizer_d.state_dict()],
+            "ema": self.ema.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        for name, network in self.networks().items():
+            network.load_state_dict(state["networks"][name])
+        for optimizer, saved in zip((self.optimizer_g, self.optimizer_d), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.ema.load_state_dict(state["ema"])
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The trained networks by name."""
+        networks: dict[str, nn.Module | None] = {
+            "generator": self.generator,
+            "encoder": self.encoder,
+            "discriminator": self.discriminator,
+        }
+        return {name: network for name, network in networks.items() if network is not None}
+
+    def _generating(self) -> list[nn.Module]:
+        return [m for m in (self.generator, self.encoder) if m is not None]
+
+    def _adam(self, networks: list[nn.Module], lr: float) -> torch.optim.Adam:
+        train = self.recipe.train
+        parameters = [p for network in networks for p in network.parameters()]
+        return torch.optim.Adam(parameters, lr=lr, betas=(train.beta1, train.beta2), fused=True)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16")
+
+    def _to_device(self, batch: Mapping[str, Tensor]) -> tuple[SemanticMap, Tensor, Tensor]:
+        moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        photo = (moved["photo"].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        semantic = SemanticMap(moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes)
+        return semantic, photo, moved["eps"]
+
+    def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor]:
+        """z of each sample, and the KL term."""
+        zero = eps.new_zeros(())
+        if self.encoder is not None:
+            mu, logvar = self.encoder(photo)
+            return reparameterize(mu.float(), logvar.float(), eps), losses.kl_divergence(mu, logvar)
+        return (eps if self.recipe.model.uses_z else None), zero
+
+    def _update(self, optimizer: torch.optim.Adam) -> tuple[Tensor, Tensor]:
+        """Clip, step and clear; a step with a gradient that is not finite is left out, on the device itself.
+
+        Returns the gradient norm (0 where left out) and 1 where the step was left out.
+        """
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if limit := self.recipe.train.max_grad_norm:
+            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1))
+        finite = torch.isfinite(norm)
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return torch.where(finite, norm, 0), (~finite).float()
