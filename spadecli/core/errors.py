@@ -20,6 +20,11 @@ class SpadeError(Exception):
         self.hint = hint
         self.problems = tuple(problems)
 
+    @property
+    def line(self) -> str:
+        """Message and problems in one line, for a list of several failures."""
+        return f"{self.message}: {'; '.join(self.problems)}" if self.problems else self.message
+
     def __str__(self) -> str:
         lines = [self.message, *(f"  - {p}" for p in self.problems)]
         if self.hint:

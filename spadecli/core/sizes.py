@@ -1,0 +1,31 @@
+"""Image sizes as people write them: height first."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from .errors import UserError
+
+Size = tuple[int, int]
+Native = Literal["native"]
+
+
+def parse_size(text: str) -> Size | Native:
+    """ "256x512" to (256, 512), height first; "native" stays. Raises UserError on anything else."""
+    if text == "native":
+        return "native"
+    if found := re.fullmatch(r"([1-9]\d{0,5})[xX×]([1-9]\d{0,5})", text):
+        return int(found[1]), int(found[2])
+    raise UserError(f"size {text!r}: expected HEIGHTxWIDTH or native", hint="for example --size 256x512")
+
+
+def format_size(size: Size) -> str:
+    """(256, 512) to "256x512"."""
+    return f"{size[0]}x{size[1]}"
+
+
+def round_to_stride(size: Size, stride: int) -> Size:
+    """The nearest (height, width) whose sides are multiples of ``stride``, at least one stride each."""
+    height, width = (max(stride, (2 * s + stride) // (2 * stride) * stride) for s in size)
+    return height, width

@@ -1,0 +1,133 @@
+"""Folders of photos, masks and instance maps: finding the files, and pairing them by name."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..core.errors import UserError
+from ..core.seeds import sample_key
+from .masks import INSTANCE_SUFFIXES, MASK_SUFFIXES, PHOTO_SUFFIXES
+
+Kind = Literal["photos", "masks", "instances"]
+
+EXPECTED: Mapping[Kind, tuple[str, ...]] = {
+    "photos": PHOTO_SUFFIXES,
+    "masks": MASK_SUFFIXES,
+    "instances": INSTANCE_SUFFIXES,
+}
+_PICTURES = frozenset({*PHOTO_SUFFIXES, ".gif"})
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file of a data set. ``relative``: its POSIX path within the folder; ``key``: what it is paired by."""
+
+    path: Path
+    relative: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Files that belong together."""
+
+    key: str
+    photo: Item
+    mask: Item
+    instances: Item | None = None
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The files, two or three."""
+        return (self.photo, self.mask) if self.instances is None else (self.photo, self.mask, self.instances)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Pairs in ascending order of key, and one line for every file that has no partner."""
+
+    pairs: tuple[Pair, ...]
+    unpaired: tuple[str, ...]
+
+
+def scan(folder: Path, kind: Kind = "masks", ending: str = "") -> list[Item]:
+    """Files of a folder and its subfolders in ascending order of key; a single file is accepted too.
+
+    Hidden files and folders are skipped; links are followed, loops left out. A picture whose suffix cannot
+    hold a mask is found all the same, so that reading it tells why. With an ending, such as
+    "_leftImg8bit.png", only files that end so are taken, and the key leaves the ending out.
+    Raises UserError where there is no such folder, no file in it, two files with one key, or a name that is
+    not Unicode.
+    """
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder or file")
+    if folder.is_file():
+        paths = [folder]
+        root = folder.parent
+    else:
+        suffixes = {*EXPECTED[kind], *(_PICTURES if kind != "photos" else ())}
+        paths = [p for p in _walk(folder, frozenset()) if p.name.endswith(ending) and p.suffix.lower() in suffixes]
+        root = folder
+    if not paths:
+        wanted = f"*{ending}" if ending else ", ".join(EXPECTED[kind])
+        raise UserError(f"{folder}: no {kind} in this folder", hint=f"expected files: {wanted}")
+    items = [_item(path, path.relative_to(root).as_posix(), ending) for path in paths]
+    _check_names(folder, items)
+    return sorted(items, key=lambda item: item.key)
+
+
+def pair(photos: list[Item], masks: list[Item], instances: list[Item] | None = None) -> Pairing:
+    """Pair files by key. With instance maps, a pair needs all three."""
+    groups = {"photo": photos, "mask": masks, "instance map": instances}
+    by_key = {what: {item.key: item for item in items} for what, items in groups.items() if items is not None}
+    pairs, unpaired = [], []
+    for key in sorted({key for items in by_key.values() for key in items}):
+        missing = [what for what, items in by_key.items() if key not in items]
+        if missing:
+            first = next(items[key] for items in by_key.values() if key in items)
+            unpaired.append(f"{first.path}: no {' and no '.join(missing)} of that name")
+        else:
+            pairs.append(Pair(key, *(items[key] for items in by_key.values())))
+    return Pairing(tuple(pairs), tuple(unpaired))
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    for entry in visible:
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, above | {real})
+        else:
+            yield folder / entry.name
+
+
+def _item(path: Path, relative: str, ending: str) -> Item:
+    stem = relative.removesuffix(ending) if ending else relative.removesuffix(path.suffix)
+    return Item(path, relative, sample_key(f"{stem}.png"))
+
+
+def _check_names(folder: Path, items: list[Item]) -> None:
+    problems = []
+    same_key = defaultdict(list)
+    for item in items:
+        try:
+            item.relative.encode()
+        except UnicodeEncodeError:
+            problems.append(f"{os.fsencode(item.relative)!r}: the name is not valid UTF-8")
+        else:
+            same_key[item.key].append(item.relative)
+    problems += [f"{', '.join(sorted(names))}: one name" for names in same_key.values() if len(names) > 1]
+    if problems:
+        raise UserError(
+            f"{folder}: names that are not unique or not readable",
+            problems=problems,
+            hint="names without suffix must differ: rename or remove files",
+        )

@@ -1,0 +1,16 @@
+"""What every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shared(*parts: str) -> Path:
+    """Path below the data folder beside the repository (or SPADE_SHARED); the test is skipped without it."""
+    path = Path(os.environ.get("SPADE_SHARED", ROOT.parent / "shared"), *parts)
+    if not path.exists():
+        pytest.skip(f"needs {path}")
+    return path
