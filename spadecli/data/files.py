@@ -7,13 +7,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ..core.errors import UserError
+
+T = TypeVar("T")
 
 BOMB_HINT = "scale the file down; images of this size are refused, since they may be decompression bombs"
 
@@ -40,7 +42,7 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
-def read_image(path: Path, decode: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
+def read_image(path: Path, decode: Callable[[Image.Image], T]) -> T:
     """Open an image file and return ``decode(image)``.
 
     Raises UserError where the file is missing, empty, truncated, no image, or larger than Pillow's limit

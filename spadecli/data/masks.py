@@ -183,31 +183,34 @@ def _codes_of_values(path: Path, values: NDArray[Any], labels: LabelSpace) -> ND
 
 def _refuse_values(path: Path, values: NDArray[Any], bad: NDArray[np.bool_], labels: LabelSpace) -> None:
     problems, hint = [], "relabel these pixels, or give the recipe whose label space the mask has"
-    for value, count in _most_frequent(values[bad]):
+    found = most_frequent(values[bad])
+    found.sort(key=lambda row: row[0] != 255)  # stands for "unknown" so often that it must not be cut off
+    for value, count in found[:MAX_LISTED]:
         line = f"value {value}: {_count(count)}, first at {_position(values == value)}"
         if value == 255 and labels.unknown is None:
             line += "; 255 commonly means unknown, and the label space has no unknown class"
             hint = 'relabel these pixels, or give the label space a class with value 255 and name it in "unknown"'
         problems.append(line)
+    problems += _cut_off(found)
     known = _ranges(labels.file_values)
     raise UserError(f"{path}: values outside label space {labels.name!r} ({known})", problems=problems, hint=hint)
 
 
 def _codes_of_colors(path: Path, rgb: NDArray[np.uint8], labels: LabelSpace) -> NDArray[np.uint8]:
-    packed = rgb.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
-    colors = np.array([c.color for c in labels.classes], np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    packed = pack_colors(rgb)
+    colors = pack_colors(np.array([c.color for c in labels.classes], np.uint8))
     order = np.argsort(colors)
     place = np.searchsorted(colors[order], packed).clip(max=len(colors) - 1)
     bad = colors[order][place] != packed
     if bad.any():
+        found = most_frequent(packed[bad])
         problems = [
-            f"colour ({c >> 16}, {c >> 8 & 255}, {c & 255}): {_count(n)}, first at {_position(packed == c)}"
-            for c, n in _most_frequent(packed[bad])
+            f"colour {show_color(c)}: {_count(n)}, first at {_position(packed == c)}" for c, n in found[:MAX_LISTED]
         ]
         grey = bool((rgb == rgb[..., :1]).all())
         raise UserError(
-            f"{path}: {len(np.unique(packed[bad]))} colours are not in the palette of label space {labels.name!r}",
-            problems=problems,
+            f"{path}: {len(found)} colour{'s' * (len(found) != 1)} not in the palette of label space {labels.name!r}",
+            problems=[*problems, *_cut_off(found)],
             hint="--mask-format index reads a grey RGB mask by value" if grey else "save it without smoothing at edges",
         )
     codes: NDArray[np.uint8] = labels.channel_to_code[order][place]
@@ -228,11 +231,25 @@ def _photo_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     return np.array(picture.convert("RGB"))
 
 
-def _most_frequent(values: NDArray[Any]) -> list[tuple[int, int]]:
-    """(value, count) of the MAX_LISTED most frequent values."""
+def most_frequent(values: NDArray[Any]) -> list[tuple[int, int]]:
+    """(value, count) of each value in an array, the most frequent first."""
     found, counts = np.unique(values, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:MAX_LISTED]
-    return [(int(found[i]), int(counts[i])) for i in order]
+    order = np.argsort(-counts, kind="stable")
+    return list(zip(found[order].tolist(), counts[order].tolist(), strict=True))
+
+
+def pack_colors(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Colours uint8 [...,3] as one number each: 65536 r + 256 g + b."""
+    return np.asarray(rgb.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32))
+
+
+def show_color(color: int) -> str:
+    """A packed colour as "(r, g, b)"."""
+    return f"({color >> 16}, {color >> 8 & 255}, {color & 255})"
+
+
+def _cut_off(found: list[tuple[int, int]]) -> list[str]:
+    return [f"and {len(found) - MAX_LISTED} more"] if len(found) > MAX_LISTED else []
 
 
 def _position(where: NDArray[np.bool_]) -> str:

@@ -1,0 +1,73 @@
+"""Reading one pair of photo and mask, at the size they are packed at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import UserError
+from ..core.labelspace import LabelSpace
+from .folder import Pair
+from .masks import (
+    MaskFormat,
+    Size,
+    read_instances,
+    read_mask,
+    read_photo,
+    resize_codes,
+    resize_instances,
+    resize_photo,
+)
+from .packed import Sample
+from .statistics import code_counts
+
+
+@dataclass(frozen=True)
+class ReadPair:
+    """A pair as it is packed, the photo's size before, and the mask's pixels of each code before: int64 [256]."""
+
+    sample: Sample
+    photo_size: Size
+    counts: NDArray[np.int64]
+
+
+def read_pair(pair: Pair, labels: LabelSpace, size: Size, mask_format: MaskFormat = "auto") -> ReadPair | list[str]:
+    """Read, check and resize a pair to ``size`` (height, width); or one line for each thing wrong with it."""
+    problems: list[str] = []
+    codes = _attempt(problems, read_mask, pair.mask.path, labels, mask_format)
+    photo = _attempt(problems, read_photo, pair.photo.path)
+    instances = _attempt(problems, read_instances, pair.instances.path) if pair.instances is not None else None
+    for other, pixels in ((pair.photo, photo), (pair.instances, instances)):
+        if codes is None or other is None or pixels is None:
+            continue
+        if not same_aspect(codes.shape[:2], pixels.shape[:2]):
+            found = f"{pixels.shape[0]}x{pixels.shape[1]} (height x width)"
+            expected = f"{codes.shape[0]}x{codes.shape[1]}"
+            problems.append(f"{other.path}: {found} has another aspect than its mask {pair.mask.path}, {expected}")
+    if problems or codes is None or photo is None:
+        return problems
+    return ReadPair(
+        sample=(
+            resize_codes(codes, size),
+            resize_instances(instances, size) if instances is not None else None,
+            resize_photo(photo, size),
+        ),
+        photo_size=(photo.shape[0], photo.shape[1]),
+        counts=code_counts(codes),
+    )
+
+
+def same_aspect(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether one size (height, width) is a scaled copy of the other, give or take a pixel of rounding."""
+    return abs(a[0] * b[1] - a[1] * b[0]) <= max(*a, *b)
+
+
+def _attempt(problems: list[str], function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except UserError as e:
+        problems.append(e.line)
+        return None
