@@ -11,6 +11,7 @@ import typer
 from ..core.errors import SpadeError
 from ..core.version import VERSION
 from .convert import convert
+from .inspect import inspect
 from .pack import pack
 from .train import train
 from .ui import print_error
@@ -29,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = (pack, train, convert)
+COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert)
 for command in COMMANDS:
     app.command()(command)
 

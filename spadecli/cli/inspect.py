@@ -1,0 +1,61 @@
+"""``spade inspect``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from .pack import MaskFormat
+from .ui import UI, AsJson, DryRun, Quiet, Verbose
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A mask, a folder of masks, a recipe, weights or an .h5 file.")],
+    weights: Annotated[
+        Path | None, typer.Option("--for", metavar="WEIGHTS", help="Check that it fits these weights.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Check that it fits this recipe's label space.")
+    ] = None,
+    mask_format: MaskFormat = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Say what is in a mask, a folder, a recipe, weights or an .h5 file, and what is wrong with it.
+
+    Example: spade inspect masks/
+
+    With --for or --recipe, the exit code is 2 where something does not fit, and every misfit is listed.
+    """
+    from ..commands import inspect as command
+
+    ui = UI(quiet, verbose, as_json)
+    found = command.inspect(command.InspectOptions(path, weights, recipe, mask_format), ui)
+    lines = [f"{key}: {value}" for key, value in _flat(found.facts)]
+    if found.fits:
+        lines.append(f"fits {found.fits}")
+    ui.result(asdict(found), [f"{found.path}: {found.kind}", *lines], (_table(found.rows),) if found.rows else ())
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value not in ("", None, []):
+            yield prefix + key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _table(rows: tuple[dict[str, Any], ...]) -> Table:
+    table = Table(box=None)
+    for key in rows[0]:
+        table.add_column(key, justify="left" if key == "name" else "right")
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+    return table

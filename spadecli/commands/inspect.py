@@ -1,0 +1,105 @@
+"""Say what is in a file or folder, what is wrong with it, and whether it fits given weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import UserError
+from ..core.labelspace import LabelSpace
+from ..core.recipe import find_recipe, load_recipe
+from ..core.report import Report, Silent
+from ..data.folder import EXPECTED
+from ..data.masks import MaskFormat
+from .inspecting.files import describe_h5, describe_recipe, describe_weights
+from .inspecting.masks import describe_folder, describe_mask
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """What to look at, and against which label space: that of weights, or that of a recipe (not both)."""
+
+    path: Path
+    weights: Path | None = None
+    recipe: str | None = None
+    mask_format: MaskFormat = "auto"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found: ``kind`` in words, ``facts`` as plain JSON values, ``rows`` of a table of classes or values.
+
+    fits: the label space that everything fits, "" where none was asked for.
+    """
+
+    path: str
+    kind: str
+    facts: dict[str, Any]
+    rows: tuple[dict[str, Any], ...] = ()
+    fits: str = ""
+
+
+def inspect(options: InspectOptions, report: Report | None = None) -> Inspection:
+    """Describe a mask, a folder of masks, a recipe, weights (.safetensors) or one of spade's .h5 files.
+
+    Raises UserError where it is unreadable, of unknown kind, or does not fit the label space asked for; all
+    problems are listed.
+    """
+    labels, owner = _label_space(options)
+    path = options.path
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        kind, facts, rows = describe_folder(path, labels, options.mask_format, report or Silent())
+    elif suffix == ".toml" or (not path.exists() and not suffix):
+        kind, facts, rows, own = describe_recipe(str(path))
+        _same_classes(path, own, labels, owner)
+    elif suffix == ".safetensors":
+        kind, facts, rows, own = describe_weights(path)
+        _same_classes(path, own, labels, owner)
+    elif suffix == ".h5":
+        kind, facts, rows, own = describe_h5(path)
+        _same_classes(path, own, labels, owner)
+    elif suffix in EXPECTED["photos"] or suffix in EXPECTED["masks"] or not path.exists():
+        kind, facts, rows = describe_mask(path, labels, options.mask_format)
+    elif suffix == ".pth":
+        raise UserError(f"{path}: a PyTorch checkpoint; only imported weights are read", hint=f"spade convert {path}")
+    else:
+        raise UserError(
+            f"{path}: unknown kind of file",
+            hint="expected a mask (.png, .npy), a folder of masks, a recipe (.toml), .safetensors or .h5",
+        )
+    return Inspection(str(path), kind, facts, tuple(rows), owner)
+
+
+def _label_space(options: InspectOptions) -> tuple[LabelSpace | None, str]:
+    if options.weights is not None and options.recipe is not None:
+        raise UserError("--for and --recipe both name a label space; give one")
+    if options.weights is not None:
+        from ..model.weights import read_card
+
+        return read_card(options.weights).labels, str(options.weights)
+    if options.recipe is not None:
+        recipe = load_recipe(find_recipe(options.recipe)).recipe
+        return recipe.labels, f"recipe {recipe.name}"
+    return None, ""
+
+
+def _same_classes(path: Path, own: LabelSpace | None, wanted: LabelSpace | None, owner: str) -> None:
+    """Raise UserError that lists where two label spaces give a file value to different classes."""
+    if wanted is None:
+        return
+    if own is None:
+        raise UserError(f"{path}: has no label space that could fit {owner}")
+    a, b = ({v: c.name for c in labels.classes for v in c.values} for labels in (own, wanted))
+    problems = [
+        f"value {v}: {a.get(v, 'no class')} here, {b.get(v, 'no class')} there"
+        for v in sorted({*a, *b})
+        if a.get(v) != b.get(v)
+    ]
+    if [c.name for c in own.classes] != [c.name for c in wanted.classes] and not problems:
+        problems.append("the classes have another order")
+    if own.instances != wanted.instances:
+        problems.append(f"instance-edge channel: {own.instances} here, {wanted.instances} there".lower())
+    if problems:
+        raise UserError(f"{path}: its label space does not fit {owner}", problems=problems)

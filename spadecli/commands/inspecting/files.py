@@ -1,0 +1,112 @@
+"""Recipes, weights and HDF5 files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ...core.labelspace import LabelSpace
+from ...core.recipe import find_recipe, load_recipe
+from ...store import h5
+
+Rows = list[dict[str, Any]]
+Description = tuple[str, dict[str, Any], Rows, LabelSpace | None]
+
+
+def describe_recipe(name: str) -> Description:
+    """(kind, facts, classes, label space) of a recipe, resolved; facts also say which of its files are there.
+
+    Raises UserError that lists every mistake in it.
+    """
+    path = find_recipe(name)
+    recipe = load_recipe(path).recipe
+    tree = recipe.model_dump(mode="json", exclude={"labels"})
+    there = {
+        what: Path(place).exists()
+        for what in ("photos", "masks", "instances", "packed")
+        if (place := getattr(recipe.data, what))
+    }
+    facts = {"file": str(path), **tree, "labels": _labels_in_short(recipe.labels), "files_exist": there}
+    return "recipe", facts, _classes(recipe.labels), recipe.labels
+
+
+def describe_weights(path: Path) -> Description:
+    """(kind, facts, classes, label space) of a weights file, from its header alone.
+
+    Raises UserError where the file is no weights file of this project.
+    """
+    from ...model.weights import read_card
+
+    card = read_card(path)
+    facts = {
+        **card.model_dump(mode="json", exclude={"labels"}),
+        "labels": _labels_in_short(card.labels),
+        "parameters": _parameters(path),
+        "bytes": path.stat().st_size,
+    }
+    return "weights", facts, _classes(card.labels), card.labels
+
+
+def describe_h5(path: Path) -> Description:
+    """(kind, facts, classes, label space or None) of one of spade's HDF5 files.
+
+    Raises UserError where the file is missing, damaged, unfinished or of another program.
+    """
+    with h5.open_read(path) as f:
+        kind = str(f.attrs["format"]).removeprefix("spade-")
+        config = h5.config_of(f)
+        datasets: dict[str, str] = {}
+        f.visititems(lambda name, node: datasets.update({name: _shape(node)}) if hasattr(node, "shape") else None)
+        attributes = {k: _plain(v) for k, v in f.attrs.items() if k not in ("format", "config_json", "report_json")}
+    labels = LabelSpace.model_validate(config.pop("labels")) if "labels" in config else None
+    facts: dict[str, Any] = {**attributes, "config": config, "datasets": datasets, "bytes": path.stat().st_size}
+    if labels is not None:
+        facts["labels"] = _labels_in_short(labels)
+    if kind != "packed":
+        return kind, facts, _classes(labels) if labels else [], labels
+    return "packed", *_packed(path, facts), labels
+
+
+def _packed(path: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], Rows]:
+    from ...data.packed import Packed
+
+    packed = Packed(path)
+    facts = {"pairs": len(packed), **facts, "photo_sizes": packed.report["photo_sizes"]}
+    return facts, [
+        {"value": r["value"], **c} for r, c in zip(_classes(packed.labels), packed.report["classes"], strict=True)
+    ]
+
+
+def _parameters(path: Path) -> dict[str, int]:
+    """Numbers of trained values in each part of a weights file; running statistics do not count."""
+    from safetensors import safe_open
+
+    counts: dict[str, int] = {}
+    with safe_open(path, framework="np") as f:
+        for name in f.keys():  # noqa: SIM118 - not a mapping
+            if "running_" not in name:
+                part = name.partition(".")[0]
+                counts[part] = counts.get(part, 0) + math.prod(f.get_slice(name).get_shape())
+    return counts
+
+
+def _labels_in_short(labels: LabelSpace) -> dict[str, Any]:
+    return {
+        "name": labels.name,
+        "classes": labels.num_classes,
+        "unknown": labels.unknown,
+        "instances": labels.instances,
+    }
+
+
+def _classes(labels: LabelSpace) -> Rows:
+    return [{"value": ", ".join(map(str, c.values)), "name": c.name} for c in labels.classes]
+
+
+def _shape(node: Any) -> str:
+    return f"{node.dtype} {list(node.shape)}"
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
