@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
-from ..core.recipe import find_recipe, load_recipe
+from ..core.recipe import find_recipe, load_recipe, shipped_recipes
 from ..core.report import Report, Silent
 from ..data.folder import EXPECTED
 from ..data.masks import MaskFormat
@@ -51,7 +51,7 @@ def inspect(options: InspectOptions, report: Report | None = None) -> Inspection
     suffix = path.suffix.lower()
     if path.is_dir():
         kind, facts, rows = describe_folder(path, labels, options.mask_format, report or Silent())
-    elif suffix == ".toml" or (not path.exists() and not suffix):
+    elif suffix == ".toml" or str(path) in shipped_recipes():
         kind, facts, rows, own = describe_recipe(str(path))
         _same_classes(path, own, labels, owner)
     elif suffix == ".safetensors":
@@ -60,7 +60,9 @@ def inspect(options: InspectOptions, report: Report | None = None) -> Inspection
     elif suffix == ".h5":
         kind, facts, rows, own = describe_h5(path)
         _same_classes(path, own, labels, owner)
-    elif suffix in EXPECTED["photos"] or suffix in EXPECTED["masks"] or not path.exists():
+    elif not path.exists():
+        raise UserError(f"{path}: no such file or folder, and no shipped recipe of that name")
+    elif suffix in EXPECTED["photos"] or suffix in EXPECTED["masks"]:
         kind, facts, rows = describe_mask(path, labels, options.mask_format)
     elif suffix == ".pth":
         raise UserError(f"{path}: a PyTorch checkpoint; only imported weights are read", hint=f"spade convert {path}")

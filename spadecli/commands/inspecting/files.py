@@ -105,7 +105,7 @@ def _classes(labels: LabelSpace) -> Rows:
 
 
 def _shape(node: Any) -> str:
-    return f"{node.dtype} {list(node.shape)}"
+    return f"{'text' if node.dtype.kind == 'O' else node.dtype} {list(node.shape)}"
 
 
 def _plain(value: Any) -> Any:
