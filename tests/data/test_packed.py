@@ -83,7 +83,7 @@ def test_a_child_process_opens_its_own_file(tmp_path, method):
 
 
 def test_failed_writing_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="capacity|range"):
+    with pytest.raises(IndexError):
         write(tmp_path / "p.h5", n=3, capacity=2)
     assert list(tmp_path.iterdir()) == []
 
