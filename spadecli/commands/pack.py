@@ -178,7 +178,7 @@ def _source_digest(pairing: Pairing, report: Report) -> str:
 
 def _digest(path: Path) -> str:
     try:
-        return file_sha256(path)
+        return file_sha256(path) if path.is_file() else "unreadable"
     except OSError:
         return "unreadable"  # reading the pair says why, with everything else that is wrong
 

@@ -63,9 +63,10 @@ def read_image(path: Path, decode: Callable[[Image.Image], T]) -> T:
         ) from e
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
     except Exception as e:
-        raise UserError(
-            f"{path}: damaged or truncated ({str(e) or type(e).__name__})", hint="copy it again from its source"
-        ) from e
+        if isinstance(e, OSError) and e.errno:
+            raise UserError(f"{path}: cannot be read ({e.strerror})") from e
+        reason = str(e) or type(e).__name__
+        raise UserError(f"{path}: damaged or truncated ({reason})", hint="copy it again from its source") from e
 
 
 def read_array(path: Path) -> NDArray[Any]:

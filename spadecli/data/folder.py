@@ -100,10 +100,14 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     real = os.path.realpath(folder)
     if real in above:
         return
-    with os.scandir(folder) as entries:
-        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as e:
+        raise UserError(f"{folder}: cannot be read ({e.strerror})") from e
     for entry in visible:
-        if entry.is_dir():
+        # a link that leads to itself makes DirEntry.is_dir raise; os.path.isdir says no
+        if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             yield from _walk(folder / entry.name, above | {real})
         else:
             yield folder / entry.name

@@ -7,15 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..core.errors import UserError
+
 
 @contextmanager
 def part_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it becomes ``path``, on failure it is removed.
 
     The folder is made. The name carries the process id, so that two processes never share a part file.
+    Raises UserError where the folder cannot be made or written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror})", hint="name another place for the output") from e
     try:
         yield part
         with open(part, "rb+") as f:

@@ -190,6 +190,19 @@ def test_folders_without_a_common_name(root):
     assert "--mask-suffix" in e.value.hint
 
 
+def test_photos_and_masks_in_one_folder(root):
+    for mask in (root / "masks").glob("*.png"):
+        mask.rename(root / "photos" / mask.name)
+    options = PackOptions(root / "photos", root / "photos", photo_suffix=".jpg", mask_suffix=".png", skip_bad=True)
+    assert pack(options).pairs == 2
+
+
+@pytest.mark.parametrize("out", ["recipe.toml/packed.h5", "photos"])
+def test_output_that_cannot_be_written(root, out):
+    with pytest.raises(UserError, match=out):
+        pack(PackOptions(out=root / out))
+
+
 def test_one_folder_alone_is_refused(root):
     with pytest.raises(UserError, match="both folders"):
         pack(PackOptions(photos=root / "photos"))

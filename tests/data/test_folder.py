@@ -44,7 +44,19 @@ def test_links_are_followed_and_loops_left_out(tmp_path):
 
 def test_dangling_link_is_an_item_not_a_gap(tmp_path):
     (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
-    assert [i.key for i in scan(tmp_path)] == ["a"]
+    (tmp_path / "b.png").symlink_to(tmp_path / "b.png")
+    assert [i.key for i in scan(tmp_path)] == ["a", "b"]
+
+
+def test_unreadable_folder_is_an_error(tmp_path, monkeypatch):
+    touch(tmp_path, "a/b.png")
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        scan(tmp_path)
 
 
 def test_two_masks_with_one_name_are_all_listed(tmp_path):
