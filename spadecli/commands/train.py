@@ -14,8 +14,9 @@ from ..core.recipe import Recipe, Resolved, find_recipe, load_recipe, recipe_dif
 from ..core.report import Report, Silent
 from ..core.version import VERSION
 from ..data.dataset import TrainingSet
+from ..model.generator import resize_start
 from ..model.trainer import Trainer
-from ..model.weights import load_effective, load_weights
+from ..model.weights import effective_state, load_effective, load_weights
 from ..store.h5 import file_sha256
 from ..store.run_folder import RunFolder, newest_unfinished
 from .train_loop import TrainLoop, load_state, seconds_per_step
@@ -179,18 +180,19 @@ def _steps_of(recipe: Recipe, num_samples: int) -> int:
 
 
 def _new_trainer(recipe: Recipe, device: torch.device, init: Path | None) -> Trainer:
-    """Networks from the recipe's seed, or with generator and encoder from weights."""
+    """Networks from the recipe's seed, or with generator and encoder from weights, of any training size."""
     trainer = Trainer(recipe, device)
     if init is None:
         return trainer
     card, generator, encoder = load_weights(init)
-    differences = recipe_difference(card.architecture.model_dump(mode="json"), recipe.model.model_dump(mode="json"))
+    old = card.architecture.model_copy(update={"size": recipe.model.size})
+    differences = recipe_difference(old.model_dump(mode="json"), recipe.model.model_dump(mode="json"))
     if card.labels != recipe.labels:
         differences.append(f"label space {card.labels.name!r} is not the recipe's {recipe.labels.name!r}")
     if differences:
         raise UserError(f"{init}: cannot start this recipe", problems=differences)
-    load_effective(trainer.generator, generator.state_dict())
+    load_effective(trainer.generator, resize_start(effective_state(generator), card.architecture, recipe.model))
     if trainer.encoder is not None and encoder is not None:
-        load_effective(trainer.encoder, encoder.state_dict())
+        load_effective(trainer.encoder, effective_state(encoder))
     trainer.restart_ema()
     return trainer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -94,6 +94,22 @@ class Generator(nn.Module):
             planes = semantic.planes(grid, x.dtype)
             x = torch.cat([x, planes.repeat_interleave(len(x) // len(semantic), 0)], 1)
         return x
+
+
+@torch.no_grad()
+def resize_start(state: Mapping[str, Tensor], old: Architecture, new: Architecture) -> dict[str, Tensor]:
+    """Generator tensors of training size ``old`` as tensors of training size ``new``.
+
+    The linear layer's grid is resized bilinearly; being linear, that folds into its weights, so the function
+    at the new size stays what :meth:`Generator.start` computes for a size other than the training size.
+    """
+    resized = dict(state)
+    if old.uses_z and old.start_grid != new.start_grid:
+        for name in ("fc.weight", "fc.bias"):
+            grids = state[name].reshape(16 * old.ngf, *old.start_grid, -1).permute(3, 0, 1, 2)
+            grids = F.interpolate(grids, size=new.start_grid, mode="bilinear", align_corners=False)
+            resized[name] = grids.permute(1, 2, 3, 0).reshape(-1, *state[name].shape[1:])
+    return resized
 
 
 def _plan(arch: Architecture) -> tuple[list[int], list[bool]]:
