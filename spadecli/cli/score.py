@@ -96,13 +96,21 @@ def _result_lines(result: ScoreResult) -> list[str]:
     """The distances, each beside its floor."""
     lines = []
     if result.frechet is not None and result.kernel is not None:
-        lines.append(f"{result.frechet_name}: {result.frechet:.4g}")
-        lines.append(f"{result.kernel_name}: {result.kernel.mean:.4g} ± {result.kernel.deviation:.2g}")
+        several = result.kernel.subsets > 1
+        lines.append(f"{result.frechet_name}: {result.frechet:.5g}")
+        lines.append(f"{result.kernel_name}: {_with_deviation(result.kernel.mean, result.kernel.deviation, several)}")
     if floor := result.floor:
+        several = floor.draws > 1
         lines.append(f"floor, {floor.count} other photographs against the real ones, {floor.draws} draws:")
-        lines.append(f"  {result.frechet_name}: {floor.frechet_mean:.4g} ± {floor.frechet_deviation:.2g}")
-        lines.append(f"  {result.kernel_name}: {floor.kernel_mean:.4g} ± {floor.kernel_deviation:.2g}")
+        lines.append(
+            f"  {result.frechet_name}: {_with_deviation(floor.frechet_mean, floor.frechet_deviation, several)}"
+        )
+        lines.append(f"  {result.kernel_name}: {_with_deviation(floor.kernel_mean, floor.kernel_deviation, several)}")
     return lines
+
+
+def _with_deviation(mean: float, deviation: float, several: bool) -> str:
+    return f"{mean:.5g} ± {deviation:.2g}" if several else f"{mean:.5g}"
 
 
 def _protocol_lines(p: Protocol) -> list[str]:

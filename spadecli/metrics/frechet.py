@@ -10,6 +10,7 @@ eigenvalues out of the sum, and the symmetric square root of the covariance else
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ..core.errors import UserError
 
 F8 = NDArray[np.float64]
+STREAM_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,13 @@ class Statistics:
 
     @classmethod
     def of(cls, features: NDArray[np.floating]) -> Statistics:
-        """Statistics of features [N,D], N at least 1."""
-        x = np.asarray(features, dtype=np.float64)
+        """Statistics of features [N,D], N at least 1; streamed, so that float64 copies stay small."""
+        parts = (cls._of_part(features[i : i + STREAM_ROWS]) for i in range(0, len(features), STREAM_ROWS))
+        return reduce(cls.merge, parts)
+
+    @classmethod
+    def _of_part(cls, features: NDArray[np.floating]) -> Statistics:
+        x = features.astype(np.float64)
         mean = x.mean(axis=0)
         centred = x - mean
         return cls(len(x), mean, centred.T @ centred)
@@ -50,12 +57,8 @@ class Statistics:
         return self.scatter / (self.n - 1)
 
 
-def check_features(features: NDArray[np.floating], what: str = "features") -> F8:
-    """Features [N,D] as float64.
-
-    Raises UserError where they are not a finite matrix of two rows or more; ``what`` names the set.
-    """
-    x = np.asarray(features, dtype=np.float64)
+def check_features(x: NDArray[np.floating], what: str) -> None:
+    """Raise UserError where features are not a finite matrix [N,D] of two rows or more; ``what`` names the set."""
     if x.ndim != 2 or not x.shape[1]:
         raise UserError(f"{what}: expected features [N,D], found shape {list(x.shape)}")
     if len(x) < 2:
@@ -63,7 +66,13 @@ def check_features(features: NDArray[np.floating], what: str = "features") -> F8
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):
         raise UserError(f"{what}: {len(bad)} of {len(x)} rows of features are not finite (first: row {bad[0]})")
-    return x
+
+
+def check_pair(a: NDArray[np.floating], b: NDArray[np.floating]) -> None:
+    """Raise UserError where two sets of features cannot be compared."""
+    check_features(a, "first set")
+    check_features(b, "second set")
+    _same_dimensions(a.shape[1], b.shape[1])
 
 
 def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
@@ -71,9 +80,8 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 
     Raises UserError on fewer than two images, features that are not finite, or different D.
     """
-    x, y = check_features(a, "first set"), check_features(b, "second set")
-    _same_dimensions(x.shape[1], y.shape[1])
-    return _distance(x.mean(axis=0), _factor(x), y.mean(axis=0), _factor(y))
+    check_pair(a, b)
+    return _distance(*_mean_and_factor(a), *_mean_and_factor(b))
 
 
 def frechet_from_statistics(a: Statistics, b: Statistics) -> float:
@@ -90,13 +98,15 @@ def _same_dimensions(a: int, b: int) -> None:
         raise UserError(f"features of {a} and of {b} dimensions cannot be compared; use one extractor for both sets")
 
 
-def _factor(x: F8) -> F8:
-    """F with FᵀF the covariance of features [N,D]; [N,D] or [D,D], whichever is smaller."""
+def _mean_and_factor(x: NDArray[np.floating]) -> tuple[F8, F8]:
+    """Mean [D], and F with FᵀF the covariance, of features [N,D]; F is [N,D] or [D,D], whichever is smaller."""
     n, dimensions = x.shape
     if n > dimensions:
-        return _square_root(Statistics.of(x).covariance)
-    centred: F8 = (x - x.mean(axis=0)) / np.sqrt(n - 1)
-    return centred
+        statistics = Statistics.of(x)
+        return statistics.mean, _square_root(statistics.covariance)
+    wide = x.astype(np.float64)
+    mean = wide.mean(axis=0)
+    return mean, (wide - mean) / np.sqrt(n - 1)
 
 
 def _square_root(covariance: F8) -> F8:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import UserError
-from .frechet import F8, check_features
+from .frechet import F8, check_pair
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,22 @@ def kernel_distance(
     or, where there are fewer, as many as the smaller set. The estimate is unbiased, so it may be below zero.
     Raises UserError on fewer than two images, features that are not finite, or different D.
     """
-    x, y = check_features(a, "first set"), check_features(b, "second set")
-    if x.shape[1] != y.shape[1]:
-        raise UserError(f"features of {x.shape[1]} and of {y.shape[1]} dimensions cannot be compared")
+    check_pair(a, b)
     if subset_size < 2 or subsets < 1:
         raise UserError(f"KID needs subsets of two images or more, found {subsets} subsets of {subset_size}")
-    size = min(subset_size, len(x), len(y))
-    count = 1 if size == len(x) == len(y) else subsets
+    size = min(subset_size, len(a), len(b))
+    count = 1 if size == len(a) == len(b) else subsets
     random = np.random.RandomState(seed)  # its stream is frozen, unlike Generator's
     values = [
-        squared_mmd(x[random.choice(len(x), size, replace=False)], y[random.choice(len(y), size, replace=False)])
+        squared_mmd(a[random.choice(len(a), size, replace=False)], b[random.choice(len(b), size, replace=False)])
         for _ in range(count)
     ]
     return KernelDistance(float(np.mean(values)), float(np.std(values)), count, size)
 
 
-def squared_mmd(x: F8, y: F8) -> float:
+def squared_mmd(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     """Unbiased squared MMD of features [N,D] and [M,D] under the cubic kernel (Gretton et al. 2012, lemma 6)."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
     n, m = len(x), len(y)
     xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
     within = (xx.sum() - np.trace(xx)) / (n * (n - 1)) + (yy.sum() - np.trace(yy)) / (m * (m - 1))

@@ -6,6 +6,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from spadecli.core.errors import UserError
+from spadecli.metrics import frechet
 from spadecli.metrics.frechet import Statistics, frechet_distance, frechet_from_statistics
 
 F8 = NDArray[np.float64]
@@ -67,6 +68,16 @@ def test_float32_features_far_from_zero_lose_nothing() -> None:
     a, b = features(300, 16, 8, shift=100).astype(np.float32), features(300, 16, 9, shift=100).astype(np.float32)
     exact = distance_with_sqrtm(a.astype(np.float64), b.astype(np.float64))
     assert frechet_distance(a, b) == pytest.approx(exact, rel=1e-6)
+
+
+def test_streaming_equals_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = features(100, 12, 14, shift=50).astype(np.float32)
+    whole = Statistics.of(x)
+    monkeypatch.setattr(frechet, "STREAM_ROWS", 7)
+    parts = Statistics.of(x)
+    assert parts.n == 100
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-13)
+    np.testing.assert_allclose(parts.scatter, whole.scatter, rtol=1e-9, atol=1e-11)
 
 
 def test_merging_equals_one_pass() -> None:
