@@ -110,7 +110,9 @@ def _result_lines(result: ScoreResult) -> list[str]:
 
 
 def _with_deviation(mean: float, deviation: float, several: bool) -> str:
-    return f"{mean:.5g} ± {deviation:.2g}" if several else f"{mean:.5g}"
+    if not several:
+        return f"{mean:.5g}"
+    return f"{mean:.5g} ± {deviation:.0f}" if deviation >= 10 else f"{mean:.5g} ± {deviation:.2g}"
 
 
 def _protocol_lines(p: Protocol) -> list[str]:
