@@ -13,6 +13,7 @@ from ..core.version import VERSION
 from .convert import convert
 from .inspect import inspect
 from .pack import pack
+from .score import score
 from .train import train
 from .ui import print_error
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert)
+COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, score)
 for command in COMMANDS:
     app.command()(command)
 

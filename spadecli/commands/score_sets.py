@@ -1,0 +1,121 @@
+"""Which pictures are scored against which: folders, manifests, selections by name, draws for the floor."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..core.errors import UserError
+from ..core.sizes import format_size
+from ..data.files import read_image
+from ..data.folder import Item, scan
+from ..store.h5 import file_sha256
+
+MANIFEST = "manifest.jsonl"
+Samples = Literal["first", "all"]
+
+
+def renders_in(folder: Path, samples: Samples) -> list[Item]:
+    """The renders of a folder: by its manifest where it has one, else every picture in it; the key is the mask's.
+
+    ``samples`` "first" takes sample 0 of each mask, "all" takes every one; without a manifest nothing tells
+    samples apart, and every picture counts.
+    Raises UserError that lists every file that the manifest names and the folder lacks.
+    """
+    if not (folder / MANIFEST).is_file():
+        return scan(folder, "photos")
+    rows = {row["file"]: row for row in manifest_rows(folder) if {"file", "mask", "sample"} <= row.keys()}
+    taken = [row for row in rows.values() if samples == "all" or row["sample"] == 0]
+    renders = [Item(folder / row["file"], row["file"], row["mask"]) for row in taken]
+    missing = [f"{r.path}: in the manifest, but not in the folder" for r in renders if not r.path.is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} renders are missing", problems=missing, hint="run the same spade render again"
+        )
+    if not renders:
+        raise UserError(f"{folder / MANIFEST}: no renders in it", hint="run spade render first")
+    return sorted(renders, key=lambda r: r.relative)
+
+
+def manifest_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a render folder's manifest, none where it has none; a torn last row is left out."""
+    path = folder / MANIFEST
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            row = json.loads(line)
+        except ValueError as e:
+            hint = "delete that line and run the same spade render again"
+            raise UserError(f"{path}: line {number} is damaged ({e})", hint=hint) from e
+        yield row
+
+
+def weights_of(folder: Path) -> tuple[str, str]:
+    """File name and SHA-256 of the weights that the manifest says made the renders; empty where it does not say."""
+    rows = [row for row in manifest_rows(folder) if row.get("kind") == "options"]
+    return (str(rows[-1]["weights"]), str(rows[-1]["weights_sha256"])) if rows else ("", "")
+
+
+def select(pictures: Sequence[Item], names: Sequence[str], what: str) -> list[Item]:
+    """The pictures whose key is in ``names``; all of them where ``names`` is empty.
+
+    Raises UserError that lists every name without a picture; ``what`` names the set.
+    """
+    if not names:
+        return list(pictures)
+    missing = sorted(set(names) - {p.key for p in pictures})
+    if missing:
+        raise UserError(
+            f"{what}: {len(missing)} of {len(set(names))} names have no picture",
+            problems=missing,
+            hint="names are paths below the folder without suffix",
+        )
+    return [p for p in pictures if p.key in set(names)]
+
+
+def without(pictures: Sequence[Item], taken: Sequence[Item]) -> list[Item]:
+    """The pictures that are not among ``taken``, neither as the same file nor as a copy of it."""
+    paths = {p.path.resolve() for p in taken}
+    others = [p for p in pictures if p.path.resolve() not in paths]
+    sizes = {p.path.stat().st_size for p in taken}
+    suspects = [p for p in others if p.path.stat().st_size in sizes]  # only these can be copies
+    hashes = {file_sha256(p.path) for p in taken} if suspects else set()
+    copies = {p.path for p in suspects if file_sha256(p.path) in hashes}
+    return [p for p in others if p.path not in copies]
+
+
+def sizes_of(pictures: Sequence[Item]) -> Counter[tuple[int, int]]:
+    """How many pictures have each size (height, width).
+
+    Raises UserError that lists every file that is no readable picture.
+    """
+    sizes: Counter[tuple[int, int]] = Counter()
+    problems = []
+    for picture in pictures:
+        try:
+            width, height = read_image(picture.path, lambda image: np.array(image.size))
+            sizes[int(height), int(width)] += 1
+        except UserError as e:
+            problems.append(e.line)
+    if problems:
+        raise UserError(f"{len(problems)} of {len(pictures)} pictures cannot be read", problems=problems)
+    return sizes
+
+
+def common_size(sizes: Counter[tuple[int, int]], folder: Path) -> tuple[int, int]:
+    """The one size of a set. Raises UserError that lists the sizes where there are several."""
+    if len(sizes) > 1:
+        problems = [f"{format_size(size)}: {n} pictures" for size, n in sizes.most_common()]
+        raise UserError(
+            f"{folder}: pictures of {len(sizes)} sizes",
+            problems=problems,
+            hint="say with --size HEIGHTxWIDTH at which size to compare",
+        )
+    return next(iter(sizes))

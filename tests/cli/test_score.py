@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from extractors import Tiny, save
+from pictures import photographs
+
+from spadecli.cli.app import main
+
+HELD = ["a", "b", "c"]
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command line that scores three renders against three of ten photographs."""
+    monkeypatch.chdir(tmp_path)
+    photographs(tmp_path / "renders", HELD, seed=1)
+    photographs(tmp_path / "photos", [*HELD, *"defghij"], seed=2)
+    save(tmp_path / "tiny.pt", Tiny())
+    return ["--real", "photos", "--only", "a,b", "--only", "c", "--extractor", "tiny.pt", "--cache", "cache"]
+
+
+def run(*words: str) -> int:
+    """Exit code of ``spade score`` with these words."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["spade", "score", *words])
+        with pytest.raises(SystemExit) as e:
+            main()
+    return int(e.value.code or 0)
+
+
+def test_the_terminal_shows_distances_floor_and_protocol(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*line) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Fréchet distance (tiny): ")
+    assert "floor, 3 other photographs against the real ones, 10 draws:" in out
+    assert "protocol: 3 names; compared at 24x32" in out
+    assert "FID" not in out
+    assert "warning: 3 pictures are few for 18 dimensions" in err
+    assert Path("renders/scores.h5").is_file()
+
+
+def test_json_holds_the_whole_result(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*line, "--json", "-q") == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert err == ""
+    assert result["frechet"] > 0
+    assert result["floor"]["count"] == 3
+    assert result["protocol"]["real_count"] == 3
+    assert result["path"] == "renders/scores.h5"
+
+
+def test_the_floor_alone_needs_no_renders(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("nowhere", *line, "--floor-only", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["frechet"] is None
+    assert result["floor"]["frechet_mean"] > 0
+    assert result["path"] is None
+
+
+def test_a_dry_run_writes_nothing(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*line, "--dry-run") == 0
+    assert "protocol: 3 names" in capsys.readouterr().out
+    assert not Path("cache").exists()
+    assert not Path("renders/scores.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--only", "x,y"], 2, "2 of 5 names have no picture"),
+        (["--size", "12"], 2, "size '12'"),
+        (["--extractor", "nowhere.pt"], 2, "no such extractor file"),
+        (["--inception", "tiny.pt"], 2, "exclude each other"),
+    ],
+)
+def test_exit_codes(
+    line: list[str], capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
+) -> None:
+    assert run(*line, *words) == code
+    assert message in capsys.readouterr().err
+
+
+def test_without_an_extractor_it_says_where_to_get_one(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    at = line.index("--extractor")
+    assert run(*line[:at], *line[at + 2 :]) == 3
+    assert "inception-2015-12-05.pt" in capsys.readouterr().err
