@@ -11,6 +11,8 @@ import typer
 from ..core.errors import SpadeError
 from ..core.version import VERSION
 from .convert import convert
+from .doctor import doctor
+from .examples import examples
 from .inspect import inspect
 from .pack import pack
 from .train import train
@@ -30,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert)
+COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, examples, doctor)
 for command in COMMANDS:
     app.command()(command)
 
