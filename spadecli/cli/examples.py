@@ -13,7 +13,10 @@ from .ui import UI, AsJson, DryRun, Quiet, Verbose
 def examples(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where masks/ and photo.jpg go.")] = Path(),
     weights: Annotated[
-        Path | None, typer.Option("-w", "--weights", help="What renders photo.jpg; default: the shipped facades.")
+        Path | None, typer.Option("-w", "--weights", help="What renders photo.jpg.", show_default="shipped facades")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE", help="Also a JPEG of every mask beside three renders.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write again what exists.")] = False,
     quiet: Quiet = False,
@@ -28,7 +31,7 @@ def examples(
     from ..commands.examples import ExamplesOptions, examples
     from ..core.recipe import shipped_weights
 
-    options = ExamplesOptions(folder, weights or shipped_weights(), overwrite, dry_run)
+    options = ExamplesOptions(folder, weights or shipped_weights(), sheet, overwrite, dry_run)
     ui = UI(quiet, verbose, as_json)
     result = examples(options, ui)
     verb = "would write" if dry_run else "wrote"

@@ -1,32 +1,43 @@
-"""The example masks, and one of them rendered as the reference photo for ``spade stylize``."""
+"""The example masks, and renders of them: a reference photo for ``spade stylize``, a sheet for the README."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..backends import open_backend
 from ..core.errors import UserError
+from ..core.labelspace import LabelSpace
 from ..core.recipe import find_recipe, load_recipe, shipped_weights
 from ..core.report import Report, Silent
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
+from ..core.seeds import sample_seed, sample_z
+from ..data.layouts import EXAMPLES, draw
+from ..data.masks import colorize
+from ..model.weights import read_card
+from ..store.atomic import part_file
 
 PHOTO_LAYOUT = "palazzo"
+SHEET_SAMPLES = 3
+SHEET_MASKS_PER_ROW = 2
+SHEET_TILE = 160
 
 
 @dataclass(frozen=True)
 class ExamplesOptions:
-    """``folder``: where ``masks/`` and ``photo.jpg`` go. ``weights``: what renders the photo.
+    """What ``spade examples`` is asked to write.
 
+    folder: where ``masks/`` and ``photo.jpg`` go. weights: what renders the photo and the sheet.
+    sheet: a JPEG of every mask beside three renders of it, or None.
     overwrite: write files that exist again, else they are kept. dry_run: write nothing.
     """
 
     folder: Path = Path()
     weights: Path = field(default_factory=shipped_weights)
+    sheet: Path | None = None
     overwrite: bool = False
     dry_run: bool = False
 
@@ -40,32 +51,68 @@ class ExamplesResult:
 
 
 def examples(options: ExamplesOptions, report: Report | None = None) -> ExamplesResult:
-    """Write the example masks (index PNG with palette, 256x256) and a rendered ``photo.jpg``.
+    """Write the example masks (index PNG with palette, 256x256), a rendered ``photo.jpg``, and a sheet if asked.
 
-    Raises UserError where the weights are missing or are not for the example masks' label space.
+    Raises UserError where the weights are missing or are not for the example masks' label space; nothing is
+    written then.
     """
-    from ..data.layouts import EXAMPLES
-
     report = report or Silent()
     masks = {options.folder / "masks" / f"{name}.png": name for name in EXAMPLES}
-    photo = options.folder / "photo.jpg"
-    wanted = [p for p in (photo, *masks) if options.overwrite or not p.exists()]
-    kept = tuple(p for p in (photo, *masks) if p not in wanted)
-    if photo in wanted:
+    renders = [options.folder / "photo.jpg", *([options.sheet] if options.sheet else [])]
+    wanted = [p for p in (*renders, *masks) if options.overwrite or not p.exists()]
+    if any(path in wanted for path in renders):
         _check_label_space(options.weights)
     if not options.dry_run:
         for path in wanted:
-            image = mask_image(masks[path]) if path in masks else _rendered_photo(options.weights)
+            if path in masks:
+                image = mask_image(masks[path])
+            elif path == options.sheet:
+                image = sheet_image(options.weights)
+            else:
+                image = Image.fromarray(render_example(options.weights, PHOTO_LAYOUT, 1)[0])
             _save(image, path)
             report.note(f"wrote {path}", level=1)
-    return ExamplesResult(tuple(wanted), kept)
+    return ExamplesResult(tuple(wanted), tuple(p for p in (*renders, *masks) if p not in wanted))
+
+
+def mask_image(name: str) -> Image.Image:
+    """Palette image of the example mask ``name``: 256x256, indices 0..11, the facades recipe's colours."""
+    image = Image.fromarray(draw(EXAMPLES[name]))
+    image.putpalette([c for label_class in _labels().classes for c in label_class.color])
+    return image
+
+
+def render_example(weights: Path, name: str, num_samples: int) -> NDArray[np.uint8]:
+    """Samples of one example mask: uint8 [S,256,256,3], the same as ``spade render masks/`` makes."""
+    mask = draw(EXAMPLES[name])[None]
+    with open_backend(weights) as backend:
+        z_dim = backend.card.architecture.z_dim
+        z = np.stack([sample_z(sample_seed(0, name, i), z_dim) for i in range(num_samples)])
+        images = backend.run(mask, None, z)
+    return np.clip((images.transpose(0, 2, 3, 1) + 1) / 2 * 255, 0, 255).astype(np.uint8)
+
+
+def sheet_image(weights: Path) -> Image.Image:
+    """Every example mask in colour, each followed by its first samples; two masks a row, 160-pixel tiles."""
+    tiles: list[NDArray[np.uint8]] = []
+    for name, layout in EXAMPLES.items():
+        tiles += [colorize(draw(layout), _labels()), *render_example(weights, name, SHEET_SAMPLES)]
+    columns = SHEET_MASKS_PER_ROW * (1 + SHEET_SAMPLES)
+    rows = -(-len(tiles) // columns)
+    step = SHEET_TILE + 4
+    sheet = Image.new("RGB", (columns * step - 4, rows * step - 4), "white")
+    for i, tile in enumerate(tiles):
+        small = Image.fromarray(tile).resize((SHEET_TILE, SHEET_TILE), Image.Resampling.LANCZOS)
+        sheet.paste(small, (i % columns * step, i // columns * step))
+    return sheet
+
+
+def _labels() -> LabelSpace:
+    return load_recipe(find_recipe("facades")).recipe.labels
 
 
 def _check_label_space(weights: Path) -> None:
-    from ..model.weights import read_card
-
-    needed = load_recipe(find_recipe("facades")).recipe.labels.classes
-    found = read_card(weights).labels.classes
+    needed, found = _labels().classes, read_card(weights).labels.classes
     if [(c.name, c.values) for c in found] != [(c.name, c.values) for c in needed]:
         raise UserError(
             f"{weights}: its classes are {', '.join(c.name for c in found)}; "
@@ -74,43 +121,9 @@ def _check_label_space(weights: Path) -> None:
         )
 
 
-def mask_image(name: str) -> Image.Image:
-    """Palette image of the example mask ``name``: 256x256, indices 0..11, the facades recipe's colours."""
-    from PIL import Image
-
-    from ..data.layouts import EXAMPLES, draw
-
-    labels = load_recipe(find_recipe("facades")).recipe.labels
-    image = Image.fromarray(draw(EXAMPLES[name]), mode="P")
-    image.putpalette([c for label_class in labels.classes for c in label_class.color])
-    return image
-
-
-def _rendered_photo(weights: Path) -> Image.Image:
-    from PIL import Image
-
-    from ..backends import open_backend
-    from ..core.seeds import sample_seed, sample_z
-    from ..data.layouts import EXAMPLES, draw
-
-    with open_backend(weights, device="cpu") as backend:
-        z = sample_z(sample_seed(0, "photo", 0), backend.card.architecture.z_dim)
-        image = backend.run(draw(EXAMPLES[PHOTO_LAYOUT])[None], None, z[None])[0]
-    return Image.fromarray(_bytes(image))
-
-
-def _bytes(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """float32 [3,H,W] in [-1,1] -> uint8 [H,W,3], truncated as the reference does."""
-    import numpy as np
-
-    return np.clip((image.transpose(1, 2, 0) + 1) / 2 * 255, 0, 255).astype(np.uint8)
-
-
 def _save(image: Image.Image, path: Path) -> None:
-    from ..store.atomic import part_file
-
     with part_file(path) as part:
-        if path.suffix == ".jpg":
-            image.save(part, format="JPEG", quality=95)
-        else:
+        if image.mode == "P":
             image.save(part, format="PNG", optimize=True)
+        else:
+            image.save(part, format="JPEG", quality=92)

@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from spadecli.cli.app import app
-from spadecli.commands.examples import ExamplesOptions, examples
+from spadecli.commands.examples import ExamplesOptions, examples, render_example, sheet_image
 from spadecli.core.architecture import Architecture
 from spadecli.core.card import Card
 from spadecli.core.errors import UserError
@@ -58,6 +58,18 @@ def test_existing_files_are_kept_unless_overwrite_is_given(tmp_path, weights):
     again = examples(ExamplesOptions(tmp_path, weights, overwrite=True))
     assert again.kept == ()
     assert photo.read_bytes() != b"mine"
+
+
+def test_the_sheet_shows_every_mask_beside_its_first_renders(tmp_path, weights):
+    examples(ExamplesOptions(tmp_path, weights, sheet=tmp_path / "sheet.jpg"))
+    assert Image.open(tmp_path / "sheet.jpg").size == (8 * 164 - 4, 4 * 164 - 4)
+    sheet = sheet_image(weights)
+    assert sheet.getpixel((5, 155)) == FACADES.classes[0].color, "a mask comes first"
+    samples = render_example(weights, sorted(EXAMPLES)[0], 3)
+    assert (samples[0] != samples[1]).any()
+    for i, sample in enumerate(samples):
+        tile = Image.fromarray(sample).resize((160, 160), Image.Resampling.LANCZOS)
+        assert sheet.crop(((i + 1) * 164, 0, (i + 1) * 164 + 160, 160)).tobytes() == tile.tobytes()
 
 
 def test_dry_run_writes_nothing(tmp_path, weights):
