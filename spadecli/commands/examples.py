@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..backends import open_backend
+from ..backends import Backend, open_backend
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..core.recipe import find_recipe, load_recipe, shipped_weights
@@ -58,21 +58,24 @@ def examples(options: ExamplesOptions, report: Report | None = None) -> Examples
     """
     report = report or Silent()
     masks = {options.folder / "masks" / f"{name}.png": name for name in EXAMPLES}
-    renders = [options.folder / "photo.jpg", *([options.sheet] if options.sheet else [])]
-    wanted = [p for p in (*renders, *masks) if options.overwrite or not p.exists()]
-    if any(path in wanted for path in renders):
+    renders = {options.folder / "photo.jpg": photo_image}
+    if options.sheet:
+        renders[options.sheet] = sheet_image
+    paths = (*renders, *masks)
+    wanted = tuple(p for p in paths if options.overwrite or not p.exists())
+    wanted_renders = [p for p in wanted if p in renders]
+    if wanted_renders:
         _check_label_space(options.weights)
+    if wanted_renders and not options.dry_run:
+        with open_backend(options.weights) as backend:
+            for path in wanted_renders:
+                _save(renders[path](backend), path)
+                report.note(f"wrote {path}", level=1)
     if not options.dry_run:
-        for path in wanted:
-            if path in masks:
-                image = mask_image(masks[path])
-            elif path == options.sheet:
-                image = sheet_image(options.weights)
-            else:
-                image = Image.fromarray(render_example(options.weights, PHOTO_LAYOUT, 1)[0])
-            _save(image, path)
+        for path in wanted[len(wanted_renders) :]:
+            _save(mask_image(masks[path]), path)
             report.note(f"wrote {path}", level=1)
-    return ExamplesResult(tuple(wanted), tuple(p for p in (*renders, *masks) if p not in wanted))
+    return ExamplesResult(wanted, tuple(p for p in paths if p not in wanted))
 
 
 def mask_image(name: str) -> Image.Image:
@@ -82,21 +85,24 @@ def mask_image(name: str) -> Image.Image:
     return image
 
 
-def render_example(weights: Path, name: str, num_samples: int) -> NDArray[np.uint8]:
+def render_example(backend: Backend, name: str, num_samples: int) -> NDArray[np.uint8]:
     """Samples of one example mask: uint8 [S,256,256,3], the same as ``spade render masks/`` makes."""
-    mask = draw(EXAMPLES[name])[None]
-    with open_backend(weights) as backend:
-        z_dim = backend.card.architecture.z_dim
-        z = np.stack([sample_z(sample_seed(0, name, i), z_dim) for i in range(num_samples)])
-        images = backend.run(mask, None, z)
+    z_dim = backend.card.architecture.z_dim
+    z = np.stack([sample_z(sample_seed(0, name, i), z_dim) for i in range(num_samples)])
+    images = backend.run(draw(EXAMPLES[name])[None], None, z)
     return np.clip((images.transpose(0, 2, 3, 1) + 1) / 2 * 255, 0, 255).astype(np.uint8)
 
 
-def sheet_image(weights: Path) -> Image.Image:
+def photo_image(backend: Backend) -> Image.Image:
+    """The reference photo: the first sample of one example mask."""
+    return Image.fromarray(render_example(backend, PHOTO_LAYOUT, 1)[0])
+
+
+def sheet_image(backend: Backend) -> Image.Image:
     """Every example mask in colour, each followed by its first samples; two masks a row, 160-pixel tiles."""
     tiles: list[NDArray[np.uint8]] = []
     for name, layout in EXAMPLES.items():
-        tiles += [colorize(draw(layout), _labels()), *render_example(weights, name, SHEET_SAMPLES)]
+        tiles += [colorize(draw(layout), _labels()), *render_example(backend, name, SHEET_SAMPLES)]
     columns = SHEET_MASKS_PER_ROW * (1 + SHEET_SAMPLES)
     rows = -(-len(tiles) // columns)
     step = SHEET_TILE + 4

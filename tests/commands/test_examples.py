@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from spadecli.backends import open_backend
 from spadecli.cli.app import app
 from spadecli.commands.examples import ExamplesOptions, examples, render_example, sheet_image
 from spadecli.core.architecture import Architecture
@@ -63,9 +64,10 @@ def test_existing_files_are_kept_unless_overwrite_is_given(tmp_path, weights):
 def test_the_sheet_shows_every_mask_beside_its_first_renders(tmp_path, weights):
     examples(ExamplesOptions(tmp_path, weights, sheet=tmp_path / "sheet.jpg"))
     assert Image.open(tmp_path / "sheet.jpg").size == (8 * 164 - 4, 4 * 164 - 4)
-    sheet = sheet_image(weights)
+    with open_backend(weights) as backend:
+        sheet = sheet_image(backend)
+        samples = render_example(backend, sorted(EXAMPLES)[0], 3)
     assert sheet.getpixel((5, 155)) == FACADES.classes[0].color, "a mask comes first"
-    samples = render_example(weights, sorted(EXAMPLES)[0], 3)
     assert (samples[0] != samples[1]).any()
     for i, sample in enumerate(samples):
         tile = Image.fromarray(sample).resize((160, 160), Image.Resampling.LANCZOS)
