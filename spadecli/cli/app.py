@@ -11,6 +11,8 @@ import typer
 from ..core.errors import SpadeError
 from ..core.version import VERSION
 from .convert import convert
+from .doctor import doctor
+from .examples import examples
 from .inspect import inspect
 from .pack import pack
 from .score import score
@@ -31,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, score)
+COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, score, examples, doctor)
 for command in COMMANDS:
     app.command()(command)
 

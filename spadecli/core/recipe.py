@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import sysconfig
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,15 +133,15 @@ def recipes_dir() -> Path:
 
 
 def shipped_dir(what: str) -> Path:
-    """Folder of shipped files (``recipes``, ``weights``, ``masks``)."""
+    """Folder of shipped files (``recipes``, ``weights``): the wheel's, else the clone's (editable install)."""
     package = Path(__file__).resolve().parents[1]
-    for base in (package.parent, package / "shipped", Path(sysconfig.get_path("data")) / "share" / "spade"):
-        if (base / what).is_dir() and (base != package.parent or (base / "pyproject.toml").is_file()):
-            return base / what
-    raise UserError(
-        f"the shipped {what} are missing from this installation",
-        hint="pip install --force-reinstall spadecli",
-    )
+    base = package / "shipped"
+    return (base if base.is_dir() else package.parent) / what
+
+
+def shipped_weights(name: str = "facades") -> Path:
+    """File of the shipped weights called ``name``."""
+    return shipped_dir("weights") / f"{name}.safetensors"
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -1,0 +1,41 @@
+"""``spade examples``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .ui import UI, AsJson, DryRun, Quiet, Verbose
+
+
+def examples(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where masks/ and photo.jpg go.")] = Path(),
+    weights: Annotated[
+        Path | None, typer.Option("-w", "--weights", help="What renders photo.jpg.", show_default="shipped facades")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE", help="Also a JPEG of every mask beside three renders.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write again what exists.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Write the example masks to masks/ and a rendered reference picture to photo.jpg.
+
+    Example: spade examples
+    """
+    from ..commands.examples import ExamplesOptions, examples
+    from ..core.recipe import shipped_weights
+
+    options = ExamplesOptions(folder, weights or shipped_weights(), sheet, overwrite, dry_run)
+    ui = UI(quiet, verbose, as_json)
+    result = examples(options, ui)
+    verb = "would write" if dry_run else "wrote"
+    lines = [f"{verb} {path}" for path in result.written]
+    lines += [f"kept {path}; --overwrite writes it again" for path in result.kept]
+    data = {"written": [str(p) for p in result.written], "kept": [str(p) for p in result.kept], "dry_run": dry_run}
+    ui.result(data, lines)

@@ -1,0 +1,32 @@
+import json
+
+import torch
+from typer.testing import CliRunner
+
+from spadecli.cli.app import app
+from spadecli.commands.doctor import doctor
+from spadecli.core.version import VERSION
+
+
+def test_doctor_names_versions_and_devices():
+    found = {f.subject: f.found for f in doctor()}
+    assert VERSION in found["spade"]
+    assert torch.__version__ in found["torch"]
+    assert f"{torch.get_num_threads()} threads" in found["cpu"]
+    assert ("cuda:0" in found) == torch.cuda.is_available()
+    assert "GB free" in found["disk"]
+
+
+def test_a_missing_package_comes_with_its_install_line(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    finding = next(f for f in doctor() if f.subject == "tensorboard")
+    assert finding.found.startswith("not installed")
+    assert finding.hint == "pip install tensorboard"
+
+
+def test_table_and_json_tell_the_same():
+    shown = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "300"})
+    data = CliRunner().invoke(app, ["doctor", "--json"])
+    assert shown.exit_code == data.exit_code == 0
+    for finding in json.loads(data.stdout)["findings"]:
+        assert finding["subject"] in shown.stdout

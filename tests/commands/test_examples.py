@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from spadecli.backends import open_backend
+from spadecli.cli.app import app
+from spadecli.commands.examples import ExamplesOptions, examples, render_example, sheet_image
+from spadecli.core.architecture import Architecture
+from spadecli.core.card import Card
+from spadecli.core.errors import UserError
+from spadecli.core.labelspace import LabelSpace
+from spadecli.core.recipe import find_recipe, load_recipe
+from spadecli.data.layouts import EXAMPLES, draw
+from spadecli.model.generator import Generator
+from spadecli.model.init import initialize
+from spadecli.model.weights import effective_state, save_weights
+
+FACADES = load_recipe(find_recipe("facades")).recipe.labels
+
+
+def small_weights(path: Path, labels: LabelSpace = FACADES) -> Path:
+    architecture = Architecture(size=(64, 64), ngf=2, hidden=4, z_dim=8, latent="noise")
+    generator = Generator(architecture, labels.semantic_channels)
+    initialize(generator, seed=0)
+    save_weights(path, Card(name="small", architecture=architecture, labels=labels), effective_state(generator), None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    torch.set_num_threads(1)
+    return small_weights(tmp_path_factory.mktemp("weights") / "small.safetensors")
+
+
+def test_masks_and_photo_are_written(tmp_path, weights):
+    result = examples(ExamplesOptions(tmp_path, weights))
+    assert {p.stem for p in (tmp_path / "masks").iterdir()} == set(EXAMPLES)
+    assert sorted(result.written) == sorted([tmp_path / "photo.jpg", *(tmp_path / "masks").iterdir()])
+    for name, layout in EXAMPLES.items():
+        image = Image.open(tmp_path / "masks" / f"{name}.png")
+        assert image.mode == "P"
+        assert (np.array(image) == draw(layout)).all()
+        assert image.convert("RGB").getpixel((0, 255)) == FACADES.classes[draw(layout)[255, 0]].color
+    photo = Image.open(tmp_path / "photo.jpg")
+    assert (photo.format, photo.mode, photo.size) == ("JPEG", "RGB", (256, 256))
+
+
+def test_existing_files_are_kept_unless_overwrite_is_given(tmp_path, weights):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"mine")
+    result = examples(ExamplesOptions(tmp_path, weights))
+    assert result.kept == (photo,)
+    assert photo.read_bytes() == b"mine"
+    again = examples(ExamplesOptions(tmp_path, weights, overwrite=True))
+    assert again.kept == ()
+    assert photo.read_bytes() != b"mine"
+
+
+def test_the_sheet_shows_every_mask_beside_its_first_renders(tmp_path, weights):
+    examples(ExamplesOptions(tmp_path, weights, sheet=tmp_path / "sheet.jpg"))
+    assert Image.open(tmp_path / "sheet.jpg").size == (8 * 164 - 4, 4 * 164 - 4)
+    with open_backend(weights) as backend:
+        sheet = sheet_image(backend)
+        samples = render_example(backend, sorted(EXAMPLES)[0], 3)
+    assert sheet.getpixel((5, 155)) == FACADES.classes[0].color, "a mask comes first"
+    assert (samples[0] != samples[1]).any()
+    for i, sample in enumerate(samples):
+        tile = Image.fromarray(sample).resize((160, 160), Image.Resampling.LANCZOS)
+        assert sheet.crop(((i + 1) * 164, 0, (i + 1) * 164 + 160, 160)).tobytes() == tile.tobytes()
+
+
+def test_dry_run_writes_nothing(tmp_path, weights):
+    result = examples(ExamplesOptions(tmp_path / "new", weights, dry_run=True))
+    assert len(result.written) == len(EXAMPLES) + 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_of_another_label_space_are_refused_before_anything_is_written(tmp_path):
+    other = small_weights(tmp_path / "roads.safetensors", LabelSpace(name="roads", classes=("road", "sky")))
+    with pytest.raises(UserError, match=r"roads\.safetensors: its classes are road, sky"):
+        examples(ExamplesOptions(tmp_path / "new", other))
+    assert not (tmp_path / "new").exists()
+
+
+def test_command_line(tmp_path, weights):
+    done = CliRunner().invoke(app, ["examples", str(tmp_path), "-w", str(weights), "--json"])
+    assert done.exit_code == 0
+    assert len(json.loads(done.stdout)["written"]) == len(EXAMPLES) + 1
+    again = CliRunner().invoke(app, ["examples", str(tmp_path), "-w", str(weights)])
+    assert f"kept {tmp_path / 'photo.jpg'}; --overwrite writes it again" in again.stdout

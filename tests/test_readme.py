@@ -1,0 +1,42 @@
+"""The README's words hold: its recipe is valid, its commands and options exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from spadecli.cli.app import COMMANDS, app
+from spadecli.core.recipe import load_recipe
+
+README = (ROOT / "README.md").read_text()
+LINES = sorted(set(re.findall(r"(?:^\$ |^|`)(spade [a-z]+(?: [^\s`][^`\n]*)?)(?:`|$)", README, re.M)))
+
+
+def test_the_recipe_for_own_data_is_valid(tmp_path):
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.S)
+    path: Path = tmp_path / "recipe.toml"
+    path.write_text(block)
+    recipe = load_recipe(path).recipe
+    assert recipe.name == "streets"
+    assert recipe.labels.unknown_channel == 0
+
+
+def test_the_lines_are_found():
+    assert len(LINES) >= 8
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_commands_and_options_exist(line):
+    _, command, *words = shlex.split(line)
+    assert command in {c.__name__ for c in COMMANDS}
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    for option in (w for w in words if w.startswith("-")):
+        assert option in shown, f"{command} has no {option}"
+
+
+def test_linked_files_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).is_file(), target
