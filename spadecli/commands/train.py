@@ -15,7 +15,7 @@ from ..core.report import Report, Silent
 from ..core.version import VERSION
 from ..data.dataset import TrainingSet
 from ..model.generator import resize_start
-from ..model.trainer import Trainer
+from ..model.trainer import Trainer, build_networks
 from ..model.weights import effective_state, load_effective, load_weights
 from ..store.h5 import file_sha256
 from ..store.run_folder import RunFolder, newest_unfinished
@@ -72,12 +72,12 @@ def train(options: TrainOptions, report: Report | None = None) -> TrainResult:
     device = pick_device(options.device)
     dataset, indices = _open_data(recipe)
     record = _run_record(run, resolved, options, dataset.packed.sha256)
-    trainer = _new_trainer(recipe, device, options.init)
-    parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in trainer.networks().items()}
+    parameters = _count_parameters(recipe)
     steps: int = record["steps"] or _steps_of(recipe, len(indices))
     if options.dry_run:
         return TrainResult(run.path, run.weights_path, 0, steps, parameters, 0.0)
 
+    trainer = _new_trainer(recipe, device, options.init)
     if record["steps"] is None:
         if options.fit_minutes is not None:
             pace = seconds_per_step(trainer, dataset, indices, report)
@@ -94,6 +94,7 @@ def train(options: TrainOptions, report: Report | None = None) -> TrainResult:
     if step == steps:
         report.note(f"{run.path} is finished: {step} steps")
         return TrainResult(run.path, run.weights_path, step, steps, parameters, seconds)
+    report.note(f"training on {len(indices)} pairs, {steps} steps of {recipe.train.batch}, {device}: {run.path}")
     loop = TrainLoop(trainer, dataset, indices, run, record, report)
     step, seconds = loop.run(step, seconds, options.max_minutes, options.tensorboard)
     return TrainResult(run.path, run.weights_path, step, steps, parameters, seconds)
@@ -196,3 +197,10 @@ def _new_trainer(recipe: Recipe, device: torch.device, init: Path | None) -> Tra
         load_effective(trainer.encoder, effective_state(encoder))
     trainer.restart_ema()
     return trainer
+
+
+def _count_parameters(recipe: Recipe) -> dict[str, int]:
+    with torch.device("meta"):
+        generator, encoder, discriminator = build_networks(recipe)
+    networks = {"generator": generator, "encoder": encoder, "discriminator": discriminator}
+    return {name: sum(p.numel() for p in m.parameters()) for name, m in networks.items() if m is not None}

@@ -83,6 +83,7 @@ class TrainLoop:
                 if last:
                     break
         if stopped():
+            self.report.note(f"interrupted at step {step} of {self.steps}, all of it saved; spade train goes on")
             raise KeyboardInterrupt
         return step, seconds_before + time.monotonic() - started
 
@@ -99,7 +100,9 @@ class TrainLoop:
         row |= {name: float(f"{value:.6g}") for name, value in terms.items()}
         self.run_folder.append_stats(row)
         hinge = terms["d_fake"] + terms["d_real"]
-        bar.advance(0, f"G {terms['g_hinge']:.2f} FM {terms['feature_matching']:.2f} D {hinge:.2f} {rate:.1f} img/s")
+        status = f"G {terms['g_hinge']:.2f} FM {terms['feature_matching']:.2f} D {hinge:.2f} {rate:.1f} img/s"
+        bar.advance(0, status)
+        self.report.note(f"step {step}: {status}", 1)
         if self.board is not None:
             for name, value in terms.items():
                 self.board.add_scalar(name, value, step)

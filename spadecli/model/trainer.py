@@ -22,6 +22,13 @@ from .semantic import SemanticMap
 TERMS = ("g_hinge", "feature_matching", "perceptual", "kl", "d_fake", "d_real", "g_norm", "d_norm", "skipped")
 
 
+def build_networks(recipe: Recipe) -> tuple[Generator, ImageEncoder | None, Discriminator]:
+    """The networks that a recipe trains, not yet initialized."""
+    arch, channels = recipe.model, recipe.labels.semantic_channels
+    encoder = ImageEncoder(arch) if arch.has_encoder else None
+    return Generator(arch, channels), encoder, Discriminator(channels, **recipe.discriminator.model_dump())
+
+
 class Trainer:
     """Networks, losses and optimizers of a recipe on one device.
 
@@ -32,10 +39,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
-        arch, channels = recipe.model, recipe.labels.semantic_channels
-        self.generator = Generator(arch, channels)
-        self.encoder = ImageEncoder(arch) if arch.has_encoder else None
-        self.discriminator = Discriminator(channels, recipe.discriminator.ndf, recipe.discriminator.num_scales)
+        self.generator, self.encoder, self.discriminator = build_networks(recipe)
         self.perceptual: PerceptualLoss | None = None
         if recipe.loss.perceptual_network != "none" and recipe.loss.perceptual > 0:
             file = Path(recipe.loss.perceptual_weights) if recipe.loss.perceptual_weights else None

@@ -21,12 +21,14 @@ def part_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
+        mode = part.stat().st_mode
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror})", hint="name another place for the output") from e
     try:
         yield part
         with open(part, "rb+") as f:
             os.fsync(f.fileno())
+        part.chmod(mode)  # a writer may have made the file anew with a mode of its own (safetensors: 0600)
         os.replace(part, path)
     except BaseException:
         with suppress(FileNotFoundError):
