@@ -13,6 +13,7 @@ from ..core.version import VERSION
 from .convert import convert
 from .inspect import inspect
 from .pack import pack
+from .render import render
 from .score import score
 from .train import train
 from .ui import print_error
@@ -31,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, score)
+COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, render, score)
 for command in COMMANDS:
     app.command()(command)
 

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ..core.sizes import parse_size
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
-
-
-class ImageFormat(StrEnum):
-    """Kinds of image files."""
-
-    PNG = "png"
-    JPEG = "jpeg"
-    WEBP = "webp"
-
-
-class MaskFormat(StrEnum):
-    """Ways to read a mask."""
-
-    AUTO = "auto"
-    INDEX = "index"
-    COLOR = "color"
 
 
 def render(
@@ -49,17 +32,18 @@ def render(
             show_default="the training size",
         ),
     ] = None,
-    image_format: Annotated[ImageFormat, typer.Option("--format", help="Kind of image files.")] = ImageFormat.PNG,
-    quality: Annotated[
-        int | None, typer.Option(help="1 to 100, for jpeg and webp.", show_default="92")
-    ] = None,
+    image_format: Annotated[
+        Literal["png", "jpeg", "webp"], typer.Option("--format", help="Kind of image files.")
+    ] = "png",
+    quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp.", show_default="92")] = None,
     instances: Annotated[
         Path | None, typer.Option(help="Folder of instance maps, under the masks' names.", show_default=False)
     ] = None,
     no_edges: Annotated[bool, typer.Option("--no-edges", help="Feed zeros to the instance-edge channel.")] = False,
     mask_format: Annotated[
-        MaskFormat, typer.Option(help="Read masks by index or by colour; auto: as the file suggests.")
-    ] = MaskFormat.AUTO,
+        Literal["auto", "index", "color"],
+        typer.Option(help="Read masks by index or by colour; auto: as the file suggests."),
+    ] = "auto",
     batch: Annotated[
         int | None, typer.Option(help="Images per network call.", show_default="by device and size")
     ] = None,
@@ -99,12 +83,12 @@ def render(
         seed=seed,
         samples=samples,
         size=parsed_size,
-        image_format=image_format.value,
+        image_format=image_format,
         quality=quality,
         shared_z=shared_z,
         instances=instances,
         use_edges=not no_edges,
-        mask_format=mask_format.value,
+        mask_format=mask_format,
         batch=batch,
         workers=workers,
         device=device,

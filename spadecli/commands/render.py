@@ -16,11 +16,12 @@ from ..store import manifest
 from ..store.h5 import file_sha256
 from .rendering.archive import write_archive
 from .rendering.gallery import write_gallery
-from .rendering.options import RenderOptions as RenderOptions
-from .rendering.options import Source, edge_source
+from .rendering.options import RenderOptions, Source, edge_source
 from .rendering.pipeline import Outcome, check_masks, render_masks
 from .rendering.plan import Plan, make_plan
 from .rendering.write import ImageWriter
+
+__all__ = ["RenderOptions", "RenderResult", "Source", "render", "render_with"]
 
 DEFAULT_WEIGHTS = "facades.safetensors"
 MAX_WORKERS = 8

@@ -38,7 +38,7 @@ class LoadedMask:
     @property
     def is_rounded(self) -> bool:
         """Whether the size to render differs from the mask's own."""
-        return list(self.source_size) != self.row["size"]
+        return bool(list(self.source_size) != self.row["size"])
 
 
 def load(plan: Plan, target: Target, decode_all: bool = False) -> LoadedMask:

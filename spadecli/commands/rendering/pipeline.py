@@ -136,9 +136,7 @@ def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.f
     return iter(outputs.reshape(len(items), -1, *outputs.shape[1:]))
 
 
-def _load_all(
-    plan: Plan, num_workers: int, problems: list[str], decode_all: bool = False
-) -> Iterator[LoadedMask]:
+def _load_all(plan: Plan, num_workers: int, problems: list[str], decode_all: bool = False) -> Iterator[LoadedMask]:
     """Masks in order, read ahead by threads in bounded number; what is wrong with bad ones goes to ``problems``."""
     threads = ThreadPoolExecutor(num_workers, "read")
     waiting: deque[tuple[Target, Future[LoadedMask]]] = deque()
