@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from ...core.errors import UserError
+from ...core.parallel import map_in_order
 from ...core.seeds import sample_z
 from ...data.masks import read_photo
 from ...store import h5
@@ -67,7 +67,6 @@ def _write_tables(f: h5py.File, rows: Sequence[Row], z_dim: int) -> None:
 
 def _write_pixels(f: h5py.File, out: Path, rows: Sequence[Row], size: tuple[int, ...], num_workers: int) -> None:
     images = h5.images_dataset(f, "image", (len(rows), *size, 3), "u1")
-    with ThreadPoolExecutor(num_workers, "read") as threads:
-        for start in range(0, len(rows), num_workers):
-            files = [out / row["file"] for row in rows[start : start + num_workers]]
-            images[start : start + len(files)] = np.stack(list(threads.map(read_photo, files)))
+    files = (out / row["file"] for row in rows)
+    for i, pixels in enumerate(map_in_order(read_photo, files, num_workers)):
+        images[i] = pixels

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...backends.base import Backend
 from ...core.errors import UserError
+from ...core.parallel import map_in_order
 from ...core.report import Task
 from ...core.seeds import sample_z
 from ...core.sizes import Size
@@ -21,7 +20,6 @@ from .write import ImageWriter
 
 PIXELS_PER_CALL = {"cpu": 8 * 256 * 256, "cuda": 64 * 256 * 256}
 MAX_IMAGES_PER_CALL = 256
-AHEAD_PER_WORKER = 4
 MAX_OPEN_BATCHES = 64
 
 
@@ -138,21 +136,17 @@ def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.f
 
 def _load_all(plan: Plan, num_workers: int, problems: list[str], decode_all: bool = False) -> Iterator[LoadedMask]:
     """Masks in order, read ahead by threads in bounded number; what is wrong with bad ones goes to ``problems``."""
-    threads = ThreadPoolExecutor(num_workers, "read")
-    waiting: deque[tuple[Target, Future[LoadedMask]]] = deque()
-    remaining = iter(plan.targets)
-    try:
-        while True:
-            while len(waiting) < num_workers * AHEAD_PER_WORKER and (target := next(remaining, None)):
-                waiting.append((target, threads.submit(load, plan, target, decode_all)))
-            if not waiting:
-                return
-            target, future = waiting.popleft()
-            try:
-                yield future.result()
-            except UserError as e:
-                problems.append("; ".join((e.message, *e.problems)))
-            except OSError as e:
-                problems.append(f"{target.mask}: cannot be read ({e.strerror})")
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
+
+    def load_or_tell(target: Target) -> LoadedMask | str:
+        try:
+            return load(plan, target, decode_all)
+        except UserError as e:
+            return e.line
+        except OSError as e:
+            return f"{target.mask}: cannot be read ({e.strerror})"
+
+    for result in map_in_order(load_or_tell, plan.targets, num_workers):
+        if isinstance(result, str):
+            problems.append(result)
+        else:
+            yield result
