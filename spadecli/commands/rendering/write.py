@@ -106,7 +106,7 @@ class ImageWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._threads.shutdown(wait=True, cancel_futures=error is not None)
+        self._threads.shutdown(wait=True)  # after an error too: what the network has made is kept
         if error is None:
             for future in self._waiting:
                 future.result()
