@@ -13,6 +13,7 @@ from ..core.errors import PartialFailure, UserError
 from ..core.recipe import shipped_dir
 from ..core.report import Report, Silent
 from ..store import manifest
+from ..store.atomic import remove_parts
 from ..store.h5 import file_sha256
 from .rendering.archive import write_archive
 from .rendering.gallery import write_gallery
@@ -151,6 +152,7 @@ def render_with(source: Source, options: RenderOptions, report: Report) -> Rende
 
 
 def _render(plan: Plan, journal: manifest.ManifestWriter, num_workers: int, report: Report) -> Outcome:
+    remove_parts(plan.options.out)
     if journal.journal.newest_options != plan.row:
         journal.append(plan.row)
     total = len(plan.targets) * plan.options.samples

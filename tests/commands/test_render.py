@@ -139,7 +139,11 @@ def test_killed_process_leaves_a_folder_that_goes_on(folder, how):
     assert 3 <= len(done) < 180
     for file in done:
         Image.open(folder / "out" / file).load()
+    (folder / "out/deep/er").mkdir(parents=True, exist_ok=True)
+    (folder / "out/deep/er/b_0.png.123.part").write_bytes(b"half")
+    (folder / "out/mine.part").write_bytes(b"kept")
     rest = run(folder, samples=60)
+    assert [p.name for p in rest.out.rglob("*.part")] == ["mine.part"]
     assert rest.skipped == len(done)
     assert len(images(rest.out)) == 180
 

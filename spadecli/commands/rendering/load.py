@@ -41,10 +41,10 @@ class LoadedMask:
         return bool(list(self.source_size) != self.row["size"])
 
 
-def load(plan: Plan, target: Target, decode_all: bool = False) -> LoadedMask:
+def load(plan: Plan, target: Target, check_only: bool = False) -> LoadedMask:
     """Read a mask, unless all of its images are there. Safe to call from several threads.
 
-    decode_all: read it in any case, to check it.
+    check_only: read it in any case, but make no components, which take longer than all the rest.
     Raises UserError where the mask is bad, or where images of another version of it are there.
     """
     mask_sha256 = file_sha256(target.mask)
@@ -55,10 +55,10 @@ def load(plan: Plan, target: Target, decode_all: bool = False) -> LoadedMask:
     row = plan.journal.masks.get(target.key)
     known = row is not None and row["sha256"] == mask_sha256 and row["options"] == plan.row["id"]
     needs_color = plan.options.gallery and not (known and (plan.options.out / target.colored_file).exists())
-    if row is not None and known and not (todo or needs_color or decode_all):
+    if row is not None and known and not (todo or needs_color or check_only):
         height, width = row["source_size"]
         return LoadedMask(target, row, (height, width), None, None, todo, digests, needs_color)
-    codes, edges, source_size = _decode(plan, target)
+    codes, edges, source_size = _decode(plan, target, with_components=not check_only)
     row = _mask_row(plan, target, codes, source_size, mask_sha256, instances_sha256)
     return LoadedMask(target, row, source_size, codes, edges, todo, digests, needs_color)
 
@@ -77,7 +77,9 @@ def _is_done(plan: Plan, target: Target, image: Image, digest: str) -> bool:
     return False
 
 
-def _decode(plan: Plan, target: Target) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, Size]:
+def _decode(
+    plan: Plan, target: Target, with_components: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, Size]:
     """Label codes and edges at the size to render, and the mask's own size."""
     options, card = plan.options, plan.source.backend.card
     codes = read_mask(target.mask, card.labels, options.mask_format)
@@ -94,7 +96,7 @@ def _decode(plan: Plan, target: Target) -> tuple[NDArray[np.uint8], NDArray[np.u
             )
         edges = instance_edges(resize_instances(ids, size))
     codes = resize_codes(codes, size)
-    if edge_source(options, card) == "components":
+    if with_components and edge_source(options, card) == "components":
         edges = instance_edges(connected_components(codes))
     return codes, edges, own
 

@@ -51,7 +51,7 @@ def default_batch(device: str, size: Size) -> int:
 def check_masks(plan: Plan, num_workers: int, task: Task) -> Outcome:
     """Read every mask once. Raises UserError that lists all that are bad; else tells what there is to do."""
     outcome = Outcome()
-    for mask in _load_all(plan, num_workers, outcome.problems, decode_all=True):
+    for mask in _load_all(plan, num_workers, outcome.problems, check_only=True):
         _count(mask, outcome)
         outcome.images += len(mask.todo)
         task.advance()
@@ -134,12 +134,12 @@ def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.f
     return iter(outputs.reshape(len(items), -1, *outputs.shape[1:]))
 
 
-def _load_all(plan: Plan, num_workers: int, problems: list[str], decode_all: bool = False) -> Iterator[LoadedMask]:
+def _load_all(plan: Plan, num_workers: int, problems: list[str], check_only: bool = False) -> Iterator[LoadedMask]:
     """Masks in order, read ahead by threads in bounded number; what is wrong with bad ones goes to ``problems``."""
 
     def load_or_tell(target: Target) -> LoadedMask | str:
         try:
-            return load(plan, target, decode_all)
+            return load(plan, target, check_only)
         except UserError as e:
             return e.line
         except OSError as e:

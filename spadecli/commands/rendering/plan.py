@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,9 +123,7 @@ def _check_places(options: RenderOptions, targets: Sequence[Target]) -> None:
     problems = []
     for target in targets:
         name = Path(target.key).name + max(ending, "_mask.png", key=len)
-        if not _is_utf8(target.key):
-            problems.append(f"{os.fsencode(target.mask)!r}: the name is not UTF-8")
-        elif len(name.encode()) > MAX_NAME_BYTES:
+        if len(name.encode()) > MAX_NAME_BYTES:
             problems.append(f"{target.mask}: the name is too long for {target.key}{ending}")
     for folder in sorted({Path(name).parent for t in targets for name in (t.key, t.colored_file)}):
         if not (out / folder).resolve().is_relative_to(out):
@@ -137,14 +134,6 @@ def _check_places(options: RenderOptions, targets: Sequence[Target]) -> None:
         problems += [f"{options.out / f}: is one of the masks" for f in files if out / f in inputs]
     if problems:
         raise UserError(f"{options.out}: {len(problems)} names cannot be written", problems=problems)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_renders_there(plan: Plan) -> None:
