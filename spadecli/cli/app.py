@@ -15,6 +15,7 @@ from .doctor import doctor
 from .examples import examples
 from .inspect import inspect
 from .pack import pack
+from .render import render
 from .score import score
 from .train import train
 from .ui import print_error
@@ -33,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, score, examples, doctor)
+COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, render, score, examples, doctor)
 for command in COMMANDS:
     app.command()(command)
 

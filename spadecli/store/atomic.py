@@ -45,3 +45,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``path`` in one step."""
     write_bytes(path, text.encode())
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process left half-written, below ``folder``; nobody else may be writing there."""
+    for part in folder.rglob("*.part"):
+        if part.suffixes[-2:-1] and part.suffixes[-2][1:].isdigit():
+            part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The parts of ``spade render``: plan, load, pipeline, write, then the summary files."""

@@ -1,0 +1,72 @@
+"""renders.h5: names, seeds and z of every image in the manifest, on request the pixels. Never the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ...core.errors import UserError
+from ...core.parallel import map_in_order
+from ...core.seeds import sample_z
+from ...data.masks import read_photo
+from ...store import h5
+from ...store.manifest import Journal, Row
+
+NAME = "renders.h5"
+BLOCK = 1024
+
+
+def write_archive(out: Path, journal: Journal, rows: Sequence[Row], with_pixels: bool, num_workers: int) -> Path:
+    """Write OUT/renders.h5 from ``image`` rows, unless the one that is there says the same.
+
+    Datasets: ``mask_name`` and ``file`` (text), ``sample`` i4, ``seed`` u8 (64-bit; 0 without z), ``z`` f4 [R,Z],
+    and ``image`` u1 [R,H,W,3] if with_pixels.
+    Raises UserError where the images differ in size and pixels are wanted.
+    """
+    path = out / NAME
+    source = h5.source_digest((row["file"], row["sha256"]) for row in rows)
+    sizes = {tuple(row["size"]) for row in rows}
+    if with_pixels and len(sizes) > 1:
+        raise UserError(
+            f"{out}: holds images of {len(sizes)} sizes, and {NAME} stores one array; the images are all there",
+            hint="render into another folder, or leave --h5 out",
+        )
+    if _says_the_same(path, source, with_pixels):
+        return path
+    options = list(journal.options.values())
+    with h5.create(path, "renders", {"options": options}, source) as f:
+        _write_tables(f, rows, z_dim=options[-1]["z_dim"] if options else 0)
+        if with_pixels and rows:
+            _write_pixels(f, out, rows, sizes.pop(), num_workers)
+    return path
+
+
+def _says_the_same(path: Path, source: str, with_pixels: bool) -> bool:
+    try:
+        with h5.open_read(path, "renders") as f:
+            return bool(f.attrs["source_sha256"] == source) and ("image" in f) == with_pixels
+    except UserError:
+        return False
+
+
+def _write_tables(f: h5py.File, rows: Sequence[Row], z_dim: int) -> None:
+    seeds = np.array([int(row["seed"] or 0) for row in rows], np.uint64)
+    h5.names(f, (row["mask"] for row in rows), "mask_name")
+    h5.names(f, (row["file"] for row in rows), "file")
+    h5.table(f, "sample", np.array([row["sample"] for row in rows], np.int32))
+    h5.table(f, "seed", seeds)
+    row_bytes = max(1, 4 * z_dim)
+    chunks = (min(len(rows), max(1, 262144 // row_bytes)), z_dim) if len(rows) and z_dim else None
+    z = f.create_dataset("z", (len(rows), z_dim), "f4", chunks=chunks)
+    for start in range(0, len(rows) if z_dim else 0, BLOCK):
+        z[start : start + BLOCK] = [sample_z(int(seed), z_dim) for seed in seeds[start : start + BLOCK]]
+
+
+def _write_pixels(f: h5py.File, out: Path, rows: Sequence[Row], size: tuple[int, ...], num_workers: int) -> None:
+    images = h5.images_dataset(f, "image", (len(rows), *size, 3), "u1")
+    files = (out / row["file"] for row in rows)
+    for i, pixels in enumerate(map_in_order(read_photo, files, num_workers)):
+        images[i] = pixels

@@ -1,0 +1,152 @@
+"""Masks are read ahead in threads, the network runs in the calling thread, images are written behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...backends.base import Backend
+from ...core.errors import UserError
+from ...core.parallel import map_in_order
+from ...core.report import Task
+from ...core.seeds import sample_z
+from ...core.sizes import Size
+from .load import LoadedMask, load
+from .plan import Image, Plan, Target
+from .write import ImageWriter
+
+PIXELS_PER_CALL = {"cpu": 8 * 256 * 256, "cuda": 64 * 256 * 256}
+MAX_IMAGES_PER_CALL = 256
+MAX_OPEN_BATCHES = 64
+
+
+@dataclass
+class Outcome:
+    """What a run came to: images rendered and skipped, masks of another size than their own, bad masks."""
+
+    images: int = 0
+    skipped: int = 0
+    rounded: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Item:
+    """Some samples of one mask, at most a batch of them."""
+
+    mask: LoadedMask
+    codes: NDArray[np.uint8]
+    images: tuple[Image, ...]
+
+
+def default_batch(device: str, size: Size) -> int:
+    """Images per network call, by the device's kind and the image size (height, width)."""
+    pixels = PIXELS_PER_CALL.get(device.partition(":")[0], PIXELS_PER_CALL["cpu"])
+    return min(max(1, pixels // (size[0] * size[1])), MAX_IMAGES_PER_CALL)
+
+
+def check_masks(plan: Plan, num_workers: int, task: Task) -> Outcome:
+    """Read every mask once. Raises UserError that lists all that are bad; else tells what there is to do."""
+    outcome = Outcome()
+    for mask in _load_all(plan, num_workers, outcome.problems, check_only=True):
+        _count(mask, outcome)
+        outcome.images += len(mask.todo)
+        task.advance()
+    if outcome.problems:
+        raise UserError(
+            f"{plan.options.masks}: {len(outcome.problems)} of {len(plan.targets)} masks cannot be rendered",
+            problems=outcome.problems,
+            hint="mend or remove them; --skip-bad leaves them out",
+        )
+    return outcome
+
+
+def render_masks(plan: Plan, writer: ImageWriter, num_workers: int, task: Task) -> Outcome:
+    """Render every image that is not there yet; bad masks are left out and listed in the outcome."""
+    backend, outcome = plan.source.backend, Outcome()
+    batches = _Batches(backend.device, plan.options.batch)
+
+    def run(items: Sequence[Item]) -> None:
+        for item, outputs in zip(items, _run_batch(backend, items), strict=True):
+            for image, output in zip(item.images, outputs, strict=True):
+                writer.write_image(item.mask, image, output)
+        num_images = sum(len(item.images) for item in items)
+        outcome.images += num_images
+        task.advance(num_images)
+
+    for mask in _load_all(plan, num_workers, outcome.problems):
+        _count(mask, outcome)
+        task.advance(len(mask.digests) - len(mask.todo))
+        writer.write_mask(mask, backend.card.labels)
+        batches.add(mask, run)
+    batches.finish(run)
+    return outcome
+
+
+def _count(mask: LoadedMask, outcome: Outcome) -> None:
+    outcome.skipped += len(mask.digests) - len(mask.todo)
+    outcome.rounded += mask.is_rounded
+
+
+class _Batches:
+    """Gathers items that can share a network call: equal size, equal number of samples."""
+
+    def __init__(self, device: str, batch: int | None) -> None:
+        self._device, self._batch = device, batch
+        self._open: dict[tuple[Size, int], list[Item]] = {}
+
+    def add(self, mask: LoadedMask, run: Callable[[Sequence[Item]], None]) -> None:
+        """Take a mask's images in; run what fills a batch."""
+        if mask.codes is None:
+            return
+        height, width = mask.codes.shape
+        batch = self._batch or default_batch(self._device, (height, width))
+        for start in range(0, len(mask.todo), batch):
+            images = mask.todo[start : start + batch]
+            key = ((height, width), len(images))
+            items = self._open.setdefault(key, [])
+            items.append(Item(mask, mask.codes, images))
+            if (len(items) + 1) * len(images) > batch:
+                run(self._open.pop(key))
+        if len(self._open) > MAX_OPEN_BATCHES:  # masks of many sizes: bound what waits in memory
+            run(self._open.pop(max(self._open, key=lambda k: len(self._open[k]))))
+
+    def finish(self, run: Callable[[Sequence[Item]], None]) -> None:
+        """Run what is left."""
+        for items in self._open.values():
+            run(items)
+        self._open.clear()
+
+
+def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.float32]]:
+    """Outputs of one network call, item by item: float32 [S,3,H,W] each."""
+    labels = np.stack([item.codes for item in items])
+    edges = None
+    if any(item.mask.edges is not None for item in items):
+        edges = np.stack([np.zeros_like(i.codes) if i.mask.edges is None else i.mask.edges for i in items])
+    z_dim = backend.card.architecture.z_dim
+    seeds = [image.seed for item in items for image in item.images]
+    z = np.stack([sample_z(s, z_dim) for s in seeds if s is not None]) if seeds[0] is not None else None
+    outputs = backend.run(labels, edges, z)
+    return iter(outputs.reshape(len(items), -1, *outputs.shape[1:]))
+
+
+def _load_all(plan: Plan, num_workers: int, problems: list[str], check_only: bool = False) -> Iterator[LoadedMask]:
+    """Masks in order, read ahead by threads in bounded number; what is wrong with bad ones goes to ``problems``."""
+
+    def load_or_tell(target: Target) -> LoadedMask | str:
+        try:
+            return load(plan, target, check_only)
+        except UserError as e:
+            return e.line
+        except OSError as e:
+            return f"{target.mask}: cannot be read ({e.strerror})"
+
+    for result in map_in_order(load_or_tell, plan.targets, num_workers):
+        if isinstance(result, str):
+            problems.append(result)
+        else:
+            yield result

@@ -1,0 +1,184 @@
+"""What is to be rendered: masks, the names of their images, and every reason why that cannot be done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import UserError
+from ...core.seeds import sample_seed
+from ...data.folder import scan
+from ...store.manifest import Journal, Row
+from .options import RenderOptions, Source, check_options, options_row
+
+MAX_NAME_BYTES = 255 - len(".4194304.part")  # what file systems allow, less the ending of a file being written
+OPTION_WORDS = ("backend", "size", "edges", "mask_format", "format", "quality")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One mask file, its key (relative name without suffix) and its instance map, if any."""
+
+    mask: Path
+    key: str
+    instances: Path | None = None
+
+    @property
+    def colored_file(self) -> str:
+        """Relative name of the coloured mask; no image can have it, since images end in a number."""
+        return f"_masks/{self.key}_mask.png"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image to render: its sample number, its 64-bit seed (None where there is no z), its relative name."""
+
+    sample: int
+    seed: int | None
+    file: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked render: nothing in it depends on what the masks hold."""
+
+    options: RenderOptions
+    source: Source
+    row: Row
+    targets: tuple[Target, ...]
+    journal: Journal
+
+    @property
+    def restart(self) -> bool:
+        """Whether the folder holds renders of other weights, which --overwrite forgets."""
+        newest = self.journal.newest_options
+        return newest is not None and newest["weights_sha256"] != self.source.sha256
+
+    def images(self, target: Target) -> list[Image]:
+        """Every image of a mask, rendered already or not."""
+        options = self.options
+        key = "" if options.shared_z else target.key
+        has_z = self.source.backend.card.architecture.uses_z
+        return [
+            Image(i, sample_seed(options.seed, key, i) if has_z else None, f"{target.key}_{i}{options.suffix}")
+            for i in range(options.samples)
+        ]
+
+    def digest(self, image: Image, mask_sha256: str, instances_sha256: str) -> str:
+        """What an image is made of, in one hash: weights, options, mask, instance map, seed."""
+        parts = [self.row["id"], mask_sha256, instances_sha256, image.seed]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def make_plan(options: RenderOptions, source: Source, journal: Journal) -> Plan:
+    """Find the masks, pair the instance maps, check options and names. Reads no mask.
+
+    Raises UserError that lists every problem of a kind.
+    """
+    check_options(options, source.backend.card)
+    targets = _find_targets(options)
+    _check_places(options, targets)
+    plan = Plan(options, source, options_row(options, source), tuple(targets), journal)
+    if not options.overwrite:
+        _check_renders_there(plan)
+    return plan
+
+
+def _find_targets(options: RenderOptions) -> list[Target]:
+    if not options.masks.exists():
+        raise UserError(
+            f"{options.masks}: no such file or folder of masks",
+            hint="spade render MASKS takes a folder of masks or one mask file",
+        )
+    items = scan(options.masks)
+    if options.instances is None:
+        return [Target(item.path, item.key) for item in items]
+    found = {item.key: item.path for item in scan(options.instances)}
+    if options.masks.is_file() and options.instances.is_file():
+        found = {items[0].key: options.instances}
+    if missing := [item.path for item in items if item.key not in found]:
+        raise UserError(
+            f"{options.instances}: {len(missing)} of {len(items)} masks have no instance map",
+            problems=[f"{path}: no instance map of that name" for path in missing],
+            hint="leave --instances out to take connected components",
+        )
+    return [Target(item.path, item.key, found[item.key]) for item in items]
+
+
+def _check_places(options: RenderOptions, targets: Sequence[Target]) -> None:
+    """Refuse names that cannot be written, and places outside the output folder or among the masks."""
+    out, masks = options.out.resolve(), options.masks.resolve()
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"{options.out}: not a folder", hint="give a folder with -o")
+    if masks.is_dir() and (out == masks or masks in out.parents):
+        raise UserError(
+            f"{options.out}: lies in the folder of masks {options.masks}, where images would be taken for masks",
+            hint="give a folder elsewhere with -o",
+        )
+    ending = f"_{options.samples - 1}{options.suffix}"
+    problems = []
+    for target in targets:
+        name = Path(target.key).name + max(ending, "_mask.png", key=len)
+        if len(name.encode()) > MAX_NAME_BYTES:
+            problems.append(f"{target.mask}: the name is too long for {target.key}{ending}")
+    for folder in sorted({Path(name).parent for t in targets for name in (t.key, t.colored_file)}):
+        if not (out / folder).resolve().is_relative_to(out):
+            problems.append(f"{options.out / folder}: a link that leads out of {options.out}")
+    inputs = {t.mask.resolve() for t in targets} if out in masks.parents else set()
+    for target in targets if inputs else ():
+        files = [f"{target.key}_{i}{options.suffix}" for i in range(options.samples)]
+        problems += [f"{options.out / f}: is one of the masks" for f in files if out / f in inputs]
+    if problems:
+        raise UserError(f"{options.out}: {len(problems)} names cannot be written", problems=problems)
+
+
+def _check_renders_there(plan: Plan) -> None:
+    """Refuse to replace what other options, other weights or other programs made."""
+    out, newest = plan.options.out, plan.journal.newest_options
+    if plan.restart and newest is not None:
+        raise UserError(
+            f"{out}: holds renders of other weights ({newest['weights']}, now {plan.row['weights']})",
+            hint="give another folder with -o; or --overwrite, which begins the folder's manifest anew",
+        )
+    files: dict[str, list[str]] = {}
+    for target in plan.targets:
+        for image in plan.images(target):
+            if reason := _why_refused(plan, image):
+                files.setdefault(reason, []).append(image.file)
+    if files:
+        problems = [f"{reason}: {len(names)} images, the first {names[0]}" for reason, names in files.items()]
+        raise UserError(
+            f"{out}: images are there already that this command would make differently",
+            problems=problems,
+            hint="give another folder with -o; or replace them with --overwrite",
+        )
+
+
+def _why_refused(plan: Plan, image: Image) -> str:
+    row = plan.journal.images.get(image.file)
+    if row is None:
+        # in a folder with a manifest this is what a kill between an image and its row leaves
+        foreign = plan.journal.newest_options is None and (plan.options.out / image.file).exists()
+        return "not made by spade render" if foreign else ""
+    if not (plan.options.out / image.file).exists():
+        return ""
+    if row["options"] != plan.row["id"]:
+        old = plan.journal.options.get(row["options"], {})
+        return "made with " + changes(old, plan.row, OPTION_WORDS)
+    if row["seed"] != seed_text(image.seed):
+        return "made with another seed"
+    return ""
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], keys: Iterable[str]) -> str:
+    """ "size 128x128 (now 256x256), ..." for the keys in which two option rows differ."""
+    return ", ".join(f"{k} {old.get(k)} (now {new.get(k)})" for k in keys if old.get(k) != new.get(k))
+
+
+def seed_text(seed: int | None) -> str | None:
+    """A 64-bit seed as decimal text: JSON numbers lose digits beyond 53 bits."""
+    return None if seed is None else str(seed)
