@@ -17,6 +17,7 @@ from ..core.report import Report, Silent
 from ..core.seeds import sample_seed, sample_z
 from ..data.layouts import EXAMPLES, draw
 from ..data.masks import colorize
+from ..data.pixels import image_bytes
 from ..model.weights import read_card
 from ..store.atomic import part_file
 
@@ -90,7 +91,7 @@ def render_example(backend: Backend, name: str, num_samples: int) -> NDArray[np.
     z_dim = backend.card.architecture.z_dim
     z = np.stack([sample_z(sample_seed(0, name, i), z_dim) for i in range(num_samples)])
     images = backend.run(draw(EXAMPLES[name])[None], None, z)
-    return np.clip((images.transpose(0, 2, 3, 1) + 1) / 2 * 255, 0, 255).astype(np.uint8)
+    return np.stack([image_bytes(image) for image in images])
 
 
 def photo_image(backend: Backend) -> Image.Image:

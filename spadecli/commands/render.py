@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backends import open_backend
 from ..core.errors import PartialFailure, UserError
-from ..core.recipe import shipped_dir
+from ..core.recipe import shipped_weights
 from ..core.report import Report, Silent
 from ..store import manifest
 from ..store.atomic import remove_parts
@@ -24,7 +24,6 @@ from .rendering.write import ImageWriter
 
 __all__ = ["RenderOptions", "RenderResult", "Source", "render", "render_with"]
 
-DEFAULT_WEIGHTS = "facades.safetensors"
 MAX_WORKERS = 8
 
 
@@ -98,7 +97,7 @@ def _images(n: int) -> str:
 def render(options: RenderOptions, report: Report | None = None) -> RenderResult:
     """Render every mask with the weights that the options name. See :func:`render_with`."""
     report = report or Silent()
-    weights = options.weights or shipped_dir("weights") / DEFAULT_WEIGHTS
+    weights = options.weights or shipped_weights()
     with open_backend(weights, options.device) as backend:
         report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
         return render_with(Source(backend, weights, file_sha256(weights)), options, report)

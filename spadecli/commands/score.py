@@ -20,8 +20,9 @@ from ..data.folder import Item, scan
 from ..metrics.frechet import frechet_distance
 from ..metrics.kernel import KernelDistance, kernel_distance
 from ..store import h5
+from ..store.manifest import NAME as MANIFEST_NAME
 from .score_protocol import Protocol, find_weights, size_counts, was_training_loss
-from .score_sets import MANIFEST, Samples, common_size, renders_in, select, sizes_of, without
+from .score_sets import Samples, common_size, renders_in, select, sizes_of, without
 
 if TYPE_CHECKING:
     from ..metrics.features import Extractor, FeatureReader
@@ -212,7 +213,7 @@ def _protocol(
     from ..metrics.features import RESIZE_FILTER
 
     weights, weights_name, weights_sha256 = find_weights(options.renders, options.weights)
-    by_manifest = bool(options.renders and (options.renders / MANIFEST).is_file())
+    by_manifest = bool(options.renders and (options.renders / MANIFEST_NAME).is_file())
     return Protocol(
         renders=str(options.renders or ""),
         render_count=len(renders),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,8 +14,9 @@ from ..core.sizes import format_size
 from ..data.files import read_image
 from ..data.folder import Item, scan
 from ..store.h5 import file_sha256
+from ..store.manifest import NAME as MANIFEST_NAME
+from ..store.manifest import read_manifest
 
-MANIFEST = "manifest.jsonl"
 Samples = Literal["first", "all"]
 
 
@@ -27,10 +27,10 @@ def renders_in(folder: Path, samples: Samples) -> list[Item]:
     samples apart, and every picture counts.
     Raises UserError that lists every file that the manifest names and the folder lacks.
     """
-    if not (folder / MANIFEST).is_file():
+    if not (folder / MANIFEST_NAME).is_file():
         return scan(folder, "photos")
-    rows = {row["file"]: row for row in manifest_rows(folder) if {"file", "mask", "sample"} <= row.keys()}
-    taken = [row for row in rows.values() if samples == "all" or row["sample"] == 0]
+    images = read_manifest(folder / MANIFEST_NAME).images.values()
+    taken = [row for row in images if samples == "all" or row["sample"] == 0]
     renders = [Item(folder / row["file"], row["file"], row["mask"]) for row in taken]
     missing = [f"{r.path}: in the manifest, but not in the folder" for r in renders if not r.path.is_file()]
     if missing:
@@ -38,29 +38,14 @@ def renders_in(folder: Path, samples: Samples) -> list[Item]:
             f"{folder}: {len(missing)} renders are missing", problems=missing, hint="run the same spade render again"
         )
     if not renders:
-        raise UserError(f"{folder / MANIFEST}: no renders in it", hint="run spade render first")
+        raise UserError(f"{folder / MANIFEST_NAME}: no renders in it", hint="run spade render first")
     return sorted(renders, key=lambda r: r.relative)
-
-
-def manifest_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a render folder's manifest, none where it has none; a torn last row is left out."""
-    path = folder / MANIFEST
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    for number, line in enumerate(lines, 1):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            row = json.loads(line)
-        except ValueError as e:
-            hint = "delete that line and run the same spade render again"
-            raise UserError(f"{path}: line {number} is damaged ({e})", hint=hint) from e
-        yield row
 
 
 def weights_of(folder: Path) -> tuple[str, str]:
     """File name and SHA-256 of the weights that the manifest says made the renders; empty where it does not say."""
-    rows = [row for row in manifest_rows(folder) if row.get("kind") == "options"]
-    return (str(rows[-1]["weights"]), str(rows[-1]["weights_sha256"])) if rows else ("", "")
+    options = read_manifest(folder / MANIFEST_NAME).newest_options
+    return (str(options["weights"]), str(options["weights_sha256"])) if options else ("", "")
 
 
 def select(pictures: Sequence[Item], names: Sequence[str], what: str) -> list[Item]:

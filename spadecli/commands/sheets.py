@@ -18,6 +18,7 @@ from ..core.seeds import sample_seed, sample_z
 from ..data.dataset import TrainingSet
 from ..data.edges import instance_edges
 from ..data.masks import colorize
+from ..data.pixels import image_bytes, photo_values
 from ..model.encoder import ImageEncoder
 from ..model.generator import Generator
 from ..model.semantic import SemanticMap
@@ -74,16 +75,9 @@ class SampleSheet:
             draws = [sample_z(sample_seed(seed, key, i), dim) for i in range(SAMPLES)]
             latents = [torch.from_numpy(z)[None].to(device) for z in draws]
         if encoder is not None:
-            scaled = torch.from_numpy(photo.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)[None]
-            latents.insert(0, encoder(scaled.to(device))[0])
-        images = [to_bytes(generator(semantic, z)[0]) for z in latents]
+            latents.insert(0, encoder(torch.from_numpy(photo_values(photo))[None].to(device))[0])
+        images = [image_bytes(generator(semantic, z)[0].cpu().numpy()) for z in latents]
         return [colorize(codes, labels), photo, *images]
-
-
-def to_bytes(image: torch.Tensor) -> NDArray[np.uint8]:
-    """[3,H,W] in [-1,1] -> uint8 [H,W,3], as the reference writes images: clip(trunc((x+1)/2·255))."""
-    array: NDArray[np.uint8] = ((image.float() + 1) * 127.5).clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    return array
 
 
 def save_grid(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path, gap: int = 4) -> None:

@@ -6,6 +6,7 @@ stored u and v, as evaluation there does; recomputing sigma would give other ima
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -160,36 +161,44 @@ def _load(
     spectral: bool,
     path: Path,
 ) -> list[str]:
+    """Fill the module from their tensors; returns every key that is missing, misshapen or left over."""
     left = {k for k in state if not k.endswith("num_batches_tracked")}
     expected = module.state_dict()
     problems, found = [], {}
     for ours, theirs in names.items():
+        shape = list(expected[ours].shape)
+        shape[0] //= len(theirs)
         parts = []
         for name in theirs:
-            keys = [name.lstrip("*")]
-            if name.startswith("*") and spectral:
-                keys = [f"{keys[0]}_orig", f"{keys[0]}_u", f"{keys[0]}_v"]
-            left -= set(keys)
-            if missing := [k for k in keys if k not in state]:
-                problems += [f"{path.name}: {k}: missing" for k in missing]
-                continue
-            parts.append(_fold(*(state[k] for k in keys)) if len(keys) == 3 else state[keys[0]].float())
-        if len(parts) != len(theirs):
-            continue
-        shape = list(expected[ours].shape)
-        shape[0] //= len(parts)
-        if bad := [n for n, p in zip(theirs, parts, strict=True) if list(p.shape) != shape]:
-            sizes = [list(p.shape) for p in parts]
-            problems += [f"{path.name}: {n.lstrip('*')}: shape {sizes[0]}, expected {shape}" for n in bad]
-            continue
-        found[ours] = torch.cat(parts)
-    problems += [f"{path.name}: {k}: left over" for k in sorted(left)]
+            keys = _shapes(name, shape, spectral)
+            left -= keys.keys()
+            wrong = [f"{k}: missing" for k in keys if k not in state]
+            wrong += [
+                f"{k}: shape {list(state[k].shape)}, expected {s}"
+                for k, s in keys.items()
+                if k in state and list(state[k].shape) != s
+            ]
+            problems += wrong
+            if not wrong:
+                parts.append(_effective(*(state[k] for k in keys)))
+        if len(parts) == len(theirs):
+            found[ours] = torch.cat(parts)
+    problems = [f"{path.name}: {p}" for p in (*problems, *(f"{k}: left over" for k in sorted(left)))]
     return problems or load_effective(module, found)
 
 
-def _fold(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """weight_orig / (u^T W v) with the stored u and v, in float64."""
-    w = weight.double()
-    if u.numel() != w.shape[0] or v.numel() != w[0].numel():
+def _shapes(name: str, shape: list[int], spectral: bool) -> dict[str, list[int]]:
+    """Their keys of one tensor and the shapes they must have; a spectrally normalized one has three."""
+    key = name.removeprefix("*")
+    if key == name or not spectral:
+        return {key: shape}
+    columns = math.prod(shape[1:])
+    return {f"{key}_orig": shape, f"{key}_u": [shape[0]], f"{key}_v": [columns]}
+
+
+def _effective(weight: Tensor, u: Tensor | None = None, v: Tensor | None = None) -> Tensor:
+    """The weight, divided by u^T W v where there are the stored u and v (in float64)."""
+    if u is None or v is None:
         return weight.float()
+    w = weight.double()
     return (w / (u.double() @ (w.flatten(1) @ v.double()))).float()

@@ -16,10 +16,13 @@ URLS = {
     "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
     "squeezenet": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
-TAP_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
-# SqueezeNet's activations are up to 40 times VGG19's; divided by their mean on photographs (computed on 16
-# photos of facades, [-1,1], 256x256) the same weights and the same factor of the recipe serve both networks
-TAP_SCALES = {"vgg19": (1.0,) * 5, "squeezenet": (12.8, 23.5, 17.3, 9.6, 1.48)}
+# VGG19: the paper's. SqueezeNet's activations are up to 40 times VGG19's, so each tap is divided by its mean
+# activation on photographs (computed on 16 facades at 256x256), and the taps count alike, with VGG19's sum: with
+# the paper's 1/32 .. 1 the shallow taps, which alone tell colours, drop out and the style code stays unused.
+TAP_WEIGHTS = {
+    "vgg19": (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0),
+    "squeezenet": tuple(0.4 / mean for mean in (12.8, 23.5, 17.3, 9.6, 1.48)),
+}
 
 
 class Fire(nn.Module):
@@ -62,7 +65,7 @@ def squeezenet_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
 
 
 class PerceptualLoss(nn.Module):
-    """Weighted L1 over five feature maps: weights 1/32, 1/16, 1/8, 1/4, 1 from shallow to deep.
+    """L1 over five feature maps, weighted by TAP_WEIGHTS.
 
     VGG19 takes images in [-1,1] as they are, as the paper's code does; SqueezeNet takes them with the
     ImageNet mean and deviation it was trained with.
@@ -74,7 +77,7 @@ class PerceptualLoss(nn.Module):
     def __init__(self, network: Literal["vgg19", "squeezenet"], state: Mapping[str, Tensor]) -> None:
         super().__init__()
         layers, self.taps = vgg19_layers() if network == "vgg19" else squeezenet_layers()
-        self.tap_weights = tuple(w / s for w, s in zip(TAP_WEIGHTS, TAP_SCALES[network], strict=True))
+        self.tap_weights = TAP_WEIGHTS[network]
         self.features = nn.Sequential(*layers)
         self.features.load_state_dict(_feature_state(self.features, state))
         normalize = network == "squeezenet"

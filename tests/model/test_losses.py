@@ -10,7 +10,7 @@ from spadecli.core.errors import UserError
 from spadecli.model import losses
 from spadecli.model.ema import EMA
 from spadecli.model.norm import SpectralConv2d
-from spadecli.model.perceptual import TAP_WEIGHTS, PerceptualLoss, load_perceptual, squeezenet_layers, vgg19_layers
+from spadecli.model.perceptual import PerceptualLoss, load_perceptual, squeezenet_layers, vgg19_layers
 
 
 def maps(*scores: float) -> losses.Maps:
@@ -90,7 +90,7 @@ def test_vgg_loss_is_the_weighted_l1_of_its_maps():
     net = torch.nn.Sequential(*vgg19_layers()[0])
     net.load_state_dict(state)
     expected, fa, fb = 0.0, a, b  # images as they are, without the ImageNet mean
-    taps = iter(zip((1, 6, 11, 20, 29), TAP_WEIGHTS, strict=True))
+    taps = iter(zip((1, 6, 11, 20, 29), (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), strict=True))
     tap, weight = next(taps)
     for i, layer in enumerate(net):
         fa, fb = layer(fa), layer(fb)

@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace
+from ...data.pixels import image_bytes
 from ...store.atomic import write_bytes
 from ...store.manifest import ManifestWriter
 from .load import LoadedMask
@@ -23,12 +24,6 @@ from .options import ImageFormat, RenderOptions
 from .plan import Image, seed_text
 
 WAITING_PER_WORKER = 8
-
-
-def image_bytes(image: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Network output float32 [3,H,W] in [-1,1] to uint8 [H,W,3]: clip(trunc((x+1)/2·255))."""
-    scaled = np.clip(np.trunc((image + 1) / 2 * 255), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(scaled.transpose(1, 2, 0))
 
 
 def encode_image(pixels: NDArray[np.uint8], image_format: ImageFormat, quality: int | None) -> bytes:

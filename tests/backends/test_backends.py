@@ -1,0 +1,203 @@
+"""What every backend promises. New backends join by adding their way to make an artifact to BACKENDS."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import spadecli
+from spadecli.core.architecture import Architecture
+from spadecli.core.card import Card
+from spadecli.core.errors import BackendUnavailable, UserError
+from spadecli.core.labelspace import LabelSpace
+from spadecli.model.encoder import ImageEncoder
+from spadecli.model.generator import Generator
+from spadecli.model.init import initialize
+from spadecli.model.weights import effective_state, load_weights, read_card, save_weights
+
+CLASSES = [{"name": "a", "value": 7}, {"name": "b", "value": [0, 9]}, {"name": "u", "value": 255}]
+LABELS = LabelSpace(name="odd", classes=CLASSES, unknown="u")
+SMALL = {"size": (32, 64), "ngf": 2, "z_dim": 5, "hidden": 4, "norm": "instance"}
+
+
+def torch_weights(folder: Path, arch: Architecture, labels: LabelSpace) -> Path:
+    generator = Generator(arch, labels.semantic_channels, spectral=False)
+    encoder = ImageEncoder(arch, spectral=False) if arch.has_encoder else None
+    for i, network in enumerate((generator, encoder)):
+        if network is not None:
+            initialize(network, i)
+            for parameter in network.parameters():  # visible contrast, without saturating tanh
+                parameter.data *= 3
+    path = folder / "w.safetensors"
+    states = effective_state(generator), effective_state(encoder) if encoder else None
+    save_weights(path, Card(name="w", architecture=arch, labels=labels), *states)
+    return path
+
+
+BACKENDS = {"torch": torch_weights}
+
+
+@pytest.fixture(params=BACKENDS)
+def make(request, tmp_path):
+    """Open a backend on fresh weights: make(latent, instances, **architecture)."""
+    opened = []
+
+    def build(latent="encoder", instances=False, **options):
+        arch = Architecture(
+            **{"size": (32, 64), "ngf": 2, "z_dim": 5, "hidden": 4, "norm": "instance", "latent": latent, **options}
+        )
+        labels = LABELS.model_copy(update={"instances": instances})
+        opened.append(spadecli.open_backend(BACKENDS[request.param](tmp_path, arch, labels), device="cpu"))
+        return opened[-1]
+
+    yield build
+    for backend in opened:
+        backend.close()
+
+
+def some_labels(num: int, size=(32, 64), seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).choice(np.array([0, 7, 9, 255], np.uint8), (num, *size))
+
+
+def some_z(rows: int, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("masks", "samples"), [(1, 1), (1, 4), (3, 1), (2, 3)])
+def test_rows_are_masks_times_samples_whatever_the_batch(make, masks, samples):
+    backend = make()
+    labels, z = some_labels(masks), some_z(masks * samples)
+    images = backend.run(labels, None, z)
+    assert images.shape == (masks * samples, 3, 32, 64)
+    assert images.dtype == np.float32
+    assert np.abs(images).max() <= 1
+    assert images.std() > 1e-4
+    for mask in range(masks):
+        for sample in range(samples):
+            row = mask * samples + sample
+            alone = backend.run(labels[mask : mask + 1], None, z[row : row + 1])
+            np.testing.assert_allclose(images[row], alone[0], atol=2e-5)
+
+
+def test_file_values_are_mapped_to_channels(make):
+    backend = make()
+    zeros, nines = np.zeros((1, 32, 64), np.uint8), np.full((1, 32, 64), 9, np.uint8)
+    z = some_z(1)
+    np.testing.assert_array_equal(backend.run(zeros, None, z), backend.run(nines, None, z))  # both mean "b"
+    assert np.abs(backend.run(zeros, None, z) - backend.run(zeros + 7, None, z)).max() > 1e-5
+
+
+def test_edges_count_and_none_means_zeros(make):
+    backend = make(instances=True)
+    labels, z = some_labels(1), some_z(1)
+    edges = np.zeros_like(labels)
+    np.testing.assert_array_equal(backend.run(labels, None, z), backend.run(labels, edges, z))
+    assert np.abs(backend.run(labels, edges + 1, z) - backend.run(labels, edges, z)).max() > 1e-6
+
+
+def test_latent_map_ignores_z(make):
+    backend = make("map")
+    labels = some_labels(2)
+    np.testing.assert_array_equal(backend.run(labels, None, None), backend.run(labels, None, some_z(2)))
+
+
+def test_other_sizes_of_the_stride_run_and_others_are_refused_by_name(make):
+    backend = make()
+    assert backend.run(some_labels(1, (96, 32)), None, some_z(1)).shape == (1, 3, 96, 32)
+    with pytest.raises(UserError) as e:
+        backend.run(some_labels(1, (40, 64)), None, some_z(1))
+    assert "40x64" in e.value.message
+    assert "32x64" in e.value.hint
+
+
+def test_encode(make):
+    backend = make()
+    photos = np.random.default_rng(0).uniform(-1, 1, (3, 3, 50, 70)).astype(np.float32)
+    mu, logvar = backend.encode(photos)
+    assert mu.shape == logvar.shape == (3, 5)
+    np.testing.assert_allclose(backend.encode(photos[1:2])[0][0], mu[1], atol=1e-5)
+    with pytest.raises(UserError, match=r"\[-1,1\]"):
+        backend.encode(photos * 9)
+    with pytest.raises(UserError, match="float64"):
+        backend.encode(photos.astype(np.float64))
+    with pytest.raises(UserError, match="no image encoder"):
+        make("noise").encode(photos)
+
+
+WRONG = {
+    "labels of another type": (some_labels(1).astype(np.int64), None, some_z(1), "int64"),
+    "labels without a batch": (some_labels(1)[0], None, some_z(1), r"\[M,H,W\]"),
+    "labels outside the space": (np.full((1, 32, 64), 3, np.uint8), None, some_z(1), r"3 \(2048 pixels\)"),
+    "edges of another shape": (some_labels(1), np.zeros((1, 32, 32), np.uint8), some_z(1), "edges"),
+    "edges beyond one": (some_labels(1), np.full((1, 32, 64), 2, np.uint8), some_z(1), "0 or 1"),
+    "no z": (some_labels(1), None, None, "z is None"),
+    "z of another length": (some_labels(1), None, np.zeros((1, 6), np.float32), r"\[M·S,5\]"),
+    "z of another type": (some_labels(1), None, np.zeros((1, 5)), "float64"),
+    "z that does not divide": (some_labels(2), None, some_z(3), "M = 2"),
+    "z without rows": (some_labels(1), None, some_z(0), "z"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG.values(), ids=WRONG)
+def test_wrong_inputs_are_refused_with_what_was_found(make, case):
+    labels, edges, z, words = case
+    with pytest.raises(UserError, match=words):
+        make(instances=True).run(labels, edges, z)
+
+
+def test_edges_without_an_edge_channel_are_refused(make):
+    with pytest.raises(UserError, match="no instance edges"):
+        make().run(some_labels(1), np.zeros((1, 32, 64), np.uint8), some_z(1))
+
+
+def test_what_cannot_be_opened_is_named(tmp_path):
+    for name, content, words in [
+        ("w.pth", b"x", "imported first"),
+        ("w.bin", b"x", "unknown kind"),
+        ("w.safetensors", b"torn", "not a readable"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            spadecli.open_backend(tmp_path / name)
+    with pytest.raises(UserError, match="no such"):
+        spadecli.open_backend(tmp_path / "missing.safetensors")
+
+
+def test_devices_are_checked(tmp_path):
+    path = torch_weights(tmp_path, Architecture(size=(32, 32), ngf=2, z_dim=5, hidden=4), LABELS)
+    with pytest.raises(BackendUnavailable, match="cuda:9"):
+        spadecli.open_backend(path, device="cuda:9")
+    with pytest.raises(UserError, match="expected auto"):
+        spadecli.open_backend(path, device="gpu")
+
+
+def test_weights_round_trip_and_name_every_misfit(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    arch = Architecture(size=(32, 32), ngf=2, z_dim=5, hidden=4, latent="encoder")
+    path = torch_weights(tmp_path, arch, LABELS)
+    card, generator, encoder = load_weights(path)
+    assert card == read_card(path)
+    assert card.labels == LABELS
+    assert encoder is not None
+    tensors = load_file(path)
+    assert all(np.array_equal(tensors[f"generator.{n}"], v) for n, v in effective_state(generator).items())
+    del tensors["generator.fc.bias"]
+    tensors["generator.extra"] = tensors["encoder.fc_mu.bias"]
+    tensors["encoder.fc_mu.bias"] = tensors["encoder.fc_mu.bias"][:2].clone()
+    save_file(tensors, path, metadata={"card": card.model_dump_json()})
+    with pytest.raises(UserError) as e:
+        load_weights(path)
+    assert set(e.value.problems) == {
+        "generator.fc.bias: missing",
+        "generator.extra: left over",
+        "encoder.fc_mu.bias: shape [2], expected [5]",
+    }
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(tmp_path):
+    path = torch_weights(tmp_path, Architecture(size=(64, 64), ngf=8, z_dim=5, hidden=16, latent="noise"), LABELS)
+    labels, z = some_labels(2, (64, 64)), some_z(4)
+    with spadecli.open_backend(path, "cpu") as cpu, spadecli.open_backend(path, "cuda") as cuda:
+        np.testing.assert_allclose(cpu.run(labels, None, z), cuda.run(labels, None, z), atol=2e-3)
