@@ -89,7 +89,6 @@ def convert(options: ConvertOptions) -> ConvertResult:
         if options.encoder is not None:
             raise UserError("--encoder goes with NVlabs .pth files only")
         card, generator, encoder = load_weights(options.source)
-        card = card.model_copy(update={"parent": _origin(options.source)})
     else:
         nvlabs = _nvlabs_options(options)
         architecture, generator, encoder = import_generator(options.source, options.encoder, nvlabs)
