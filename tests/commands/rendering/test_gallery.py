@@ -124,10 +124,10 @@ window.addEventListener("load", async () => {
   filter.value = "none such"; filter.dispatchEvent(new Event("input"));
   notes.nothing = !$("nothing").hidden;
   filter.value = ""; filter.dispatchEvent(new Event("input"));
-  const first = document.querySelector(".mask img");
-  await first.decode().catch(() => {});
-  notes.decoded = first.naturalWidth;
-  notes.loaded = [...document.querySelectorAll(".mask img")].filter((i) => i.complete && i.naturalWidth).length;
+  const pictures = [...document.querySelectorAll(".mask img")];
+  await Promise.all(pictures.slice(0, 12).map((i) => i.decode().catch(() => {})));  // those in the window
+  notes.decoded = pictures[0].naturalWidth;
+  notes.loaded = pictures.filter((i) => i.complete && i.naturalWidth).length;
   notes.wide = document.documentElement.scrollWidth <= innerWidth;
   const pre = document.createElement("pre");
   pre.id = "notes"; pre.textContent = JSON.stringify(notes);
