@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# networks here are tiny: several threads would only wait for each other, subprocesses included
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .norm import SPADE
+from .norm import SPADE, SpectralConv2d
 
 GAIN = 0.02
 
@@ -23,7 +23,8 @@ def initialize(network: nn.Module, seed: int) -> None:
             nn.init.xavier_normal_(part, GAIN, generator)
         if module.bias is not None:
             module.bias.zero_()
-        for name in ("weight_u", "weight_v"):
-            if hasattr(module, name):
-                vector = getattr(module, name)
-                vector.copy_(nn.functional.normalize(torch.randn(vector.shape, generator=generator), dim=0))
+        if isinstance(module, SpectralConv2d):
+            module.weight_u.copy_(
+                nn.functional.normalize(torch.randn(len(module.weight_u), generator=generator), dim=0)
+            )
+            module.power_iteration(15)  # so that the first steps divide by a true sigma, as torch's own does
