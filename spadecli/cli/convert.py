@@ -30,6 +30,9 @@ def convert(
     upsampling: Annotated[Literal["normal", "more", "most"] | None, typer.Option(help="As trained.")] = None,
     norm: Annotated[str | None, typer.Option(help="NVlabs' option, such as spectralspadesyncbatch3x3.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Write float16: half the size.")] = False,
+    metrics: Annotated[
+        list[Path] | None, typer.Option(help="JSON that joins the card's metrics, as spade score --json prints it.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
@@ -48,6 +51,7 @@ def convert(
         output=output,
         encoder=encoder,
         half=half,
+        metrics=tuple(metrics or ()),
         overwrite=overwrite,
         dry_run=dry_run,
         preset=preset,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..core.architecture import Upsampling
 from ..core.card import Card
@@ -22,6 +24,7 @@ class ConvertOptions:
     """What to convert, and what an NVlabs checkpoint does not tell of itself.
 
     source: ``.pth`` of NVlabs/SPADE's generator (``encoder``: its encoder) or ``.safetensors``.
+    metrics: JSON file (such as ``spade score --json`` prints) that goes into the card, under its own stem.
     preset: one of the published models; the other fields then only override it.
     num_classes: classes without the don't-care one; dont_care: file value 255 is one class more;
     instance: whether an edge channel follows. crop_size is the training width, aspect width / height.
@@ -31,6 +34,7 @@ class ConvertOptions:
     output: Path | None = None
     encoder: Path | None = None
     half: bool = False
+    metrics: tuple[Path, ...] = ()
     overwrite: bool = False
     dry_run: bool = False
     preset: Preset | None = None
@@ -100,6 +104,7 @@ def convert(options: ConvertOptions) -> ConvertResult:
             licence="as the checkpoint's owner says; NVlabs' own are CC BY-NC-SA 4.0",
             parent=_origin(options.source),
         )
+    card = card.model_copy(update={"metrics": {**card.metrics, **_metrics(options.metrics)}})
     states = effective_state(generator), effective_state(encoder) if encoder is not None else None
     if not options.dry_run:
         save_weights(output, card, *states, dtype="fp16" if options.half else "fp32")
@@ -146,6 +151,16 @@ def _label_space(name: str, num_classes: int, dont_care: bool, instances: bool) 
     return LabelSpace.model_validate(
         {"name": name, "classes": classes, "unknown": "unknown" if dont_care else None, "instances": instances}
     )
+
+
+def _metrics(paths: Sequence[Path]) -> dict[str, Any]:
+    metrics = {}
+    for path in paths:
+        try:
+            metrics[path.stem] = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as e:
+            raise UserError(f"{path}: no readable JSON ({e})", hint="make it with spade score --json > FILE") from e
+    return metrics
 
 
 def _origin(path: Path) -> str:

@@ -167,3 +167,16 @@ def test_presets_have_the_published_channels(preset, channels, tmp_path):
     assert options.labels.semantic_channels == channels
     if options.labels.unknown is not None:
         assert options.labels.code_to_channel[255] == options.labels.unknown_channel
+
+
+def test_metrics_join_the_card(tmp_path):
+    first = converted("facades_vae", tmp_path)
+    (tmp_path / "held_out.json").write_text('{"distance": 1.5}')
+    (tmp_path / "torn.json").write_text('{"distance"')
+    output = tmp_path / "with.safetensors"
+    with pytest.raises(UserError, match=r"torn\.json"):
+        convert(ConvertOptions(first, output, metrics=(tmp_path / "torn.json",)))
+    assert not output.exists()
+    convert(ConvertOptions(first, output, metrics=(tmp_path / "held_out.json",)))
+    assert read_card(output).metrics == {"held_out": {"distance": 1.5}}
+    assert read_card(output).parent == read_card(first).parent
