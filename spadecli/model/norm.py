@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.architecture import Norm
+from .modulation import gamma_beta_rows, modulate
 from .semantic import SemanticMap
 
 EPS = 1e-5
@@ -91,7 +92,9 @@ class SPADE(nn.Module):
         self.shared = nn.Conv2d(semantic_channels, hidden, kernel, padding=kernel // 2)
         self.gamma_beta = nn.Conv2d(hidden, 2 * channels, kernel, padding=kernel // 2)
 
-    def modulation(self, semantic: SemanticMap, size: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def plain_modulation(
+        self, semantic: SemanticMap, size: tuple[int, int], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         """gamma and beta of each mask, each [M,C,h,w]. They depend on the mask alone."""
         hidden = F.relu(self.shared(semantic.planes(size, dtype)))
         gamma, beta = self.gamma_beta(hidden).chunk(2, dim=1)
@@ -99,9 +102,13 @@ class SPADE(nn.Module):
 
     def forward(self, x: Tensor, semantic: SemanticMap) -> Tensor:
         """x [M·S,C,h,w], row m·S+s being sample s of mask m -> the same shape."""
-        gamma, beta = self.modulation(semantic, (x.shape[2], x.shape[3]), x.dtype)
+        size, masks = (x.shape[2], x.shape[3]), len(semantic)
         normed = self.norm(x)
-        masks = len(semantic)
+        found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
+        if found is not None:
+            rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, x.dtype)
+            return modulate(normed, rows, found)
+        gamma, beta = self.plain_modulation(semantic, size, x.dtype)
         if x.shape[0] == masks:
             return torch.addcmul(beta, normed, 1 + gamma)
         grouped = normed.unflatten(0, (masks, x.shape[0] // masks))

@@ -141,7 +141,8 @@ class Trainer:
     def _to_device(self, batch: Mapping[str, Tensor]) -> tuple[SemanticMap, Tensor, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         photo = (moved["photo"].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        semantic = SemanticMap(moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes)
+        labels, modulation = self.recipe.labels, self.recipe.train.modulation
+        semantic = SemanticMap(moved["channels"].long(), moved.get("edges"), labels.num_classes, modulation)
         return semantic, photo, moved["eps"]
 
     def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor]:
