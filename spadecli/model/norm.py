@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,6 +56,12 @@ class SpectralConv2d(nn.Conv2d):
         """[N,in,H,W] -> [N,out,h,w]."""
         out: Tensor = self._conv_forward(x, self.effective_weight(), self.bias)
         return out
+
+
+def convolve_all(layer: nn.Conv2d, xs: Sequence[Tensor]) -> list[Tensor]:
+    """The layer on each of xs with one and the same weight: spectral norm takes one step, not one for each."""
+    weight = layer.effective_weight() if isinstance(layer, SpectralConv2d) else layer.weight
+    return [layer._conv_forward(x, weight, layer.bias) for x in xs]
 
 
 def conv(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UserError
+from .losses import l1
 
 URLS = {
     "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
@@ -92,7 +93,7 @@ class PerceptualLoss(nn.Module):
         with torch.no_grad():
             targets = self._maps(real)
         terms = [
-            weight * F.l1_loss(f.float(), t.float())
+            weight * l1(f, t)
             for weight, f, t in zip(self.tap_weights, self._maps(fake), targets, strict=True)
         ]
         return torch.stack(terms).sum()
