@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +37,7 @@ class PatchDiscriminator(nn.Module):
 
         A layer's weight is made once for all batches; the map's part of the first layer is computed once too.
         """
-        first, *rest = self.layers
+        first, *rest = cast(list[nn.Conv2d], list(self.layers))
         map_weight, image_weight = first.weight.split([planes.shape[1], 3], 1)
         from_map = F.conv2d(planes, map_weight, first.bias, stride=2, padding=2)
         xs = [from_map + F.conv2d(image, image_weight, stride=2, padding=2) for image in images]

@@ -36,7 +36,7 @@ def feature_matching(fakes: Maps, reals: Maps) -> Tensor:
 
 def l1(x: Tensor, target: Tensor) -> Tensor:
     """mean |x - target| in float32, with a gradient for x alone."""
-    distance: Tensor = _L1.apply(x, target)
+    distance: Tensor = _L1.apply(x, target)  # type: ignore[no-untyped-call]
     return distance
 
 

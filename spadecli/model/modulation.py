@@ -27,7 +27,7 @@ def gamma_beta_rows(
         hidden = hidden + shared.bias
     hidden = F.relu(hidden).to(dtype)
     # the second is one matrix product
-    columns: Tensor = _GatherWindows.apply(hidden, found.windows, found.entries_of_window)
+    columns: Tensor = _GatherWindows.apply(hidden, found.windows, found.entries_of_window)  # type: ignore[no-untyped-call]
     return F.linear(columns, gamma_beta.weight.permute(0, 2, 3, 1).flatten(1), gamma_beta.bias)
 
 
@@ -36,8 +36,14 @@ def modulate(x: Tensor, rows: Tensor, found: Neighbourhoods) -> Tensor:
     gamma, beta = rows.to(x.dtype).chunk(2, 1)
     masks, channels, height, width = x.shape
     flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    out: Tensor = _Modulate.apply(flat, (1 + gamma).contiguous(), beta.contiguous(), found)
+    out: Tensor = _Modulate.apply(flat, (1 + gamma).contiguous(), beta.contiguous(), found)  # type: ignore[no-untyped-call]
     return out.view(masks, height, width, channels).permute(0, 3, 1, 2)
+
+
+def at_pixels(rows: Tensor, found: Neighbourhoods, masks: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """gamma and beta of every pixel, each [M,C,h,w], from ``rows`` [rows, 2·C]."""
+    gamma, beta = rows.index_select(0, found.row).view(masks, *size, -1).permute(0, 3, 1, 2).chunk(2, 1)
+    return gamma, beta
 
 
 def _code_table(weight: Tensor, num_classes: int) -> Tensor:
@@ -74,7 +80,8 @@ class _Modulate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, found: Neighbourhoods) -> Tensor:
         ctx.save_for_backward(x, scale)
         ctx.found = found
-        return scale.index_select(0, found.row).mul_(x).add_(shift.index_select(0, found.row))
+        shifts = shift.index_select(0, found.row)
+        return torch.addcmul(shifts, x, scale.index_select(0, found.row), out=shifts)
 
     @staticmethod
     @once_differentiable

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.architecture import Norm
-from .modulation import gamma_beta_rows, modulate
+from .modulation import at_pixels, gamma_beta_rows, modulate
 from .semantic import SemanticMap
 
 EPS = 1e-5
@@ -113,10 +113,13 @@ class SPADE(nn.Module):
         size, masks = (x.shape[2], x.shape[3]), len(semantic)
         normed = self.norm(x)
         found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
-        if found is not None:
+        if found is None:
+            gamma, beta = self.plain_modulation(semantic, size, x.dtype)
+        else:
             rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, x.dtype)
-            return modulate(normed, rows, found)
-        gamma, beta = self.plain_modulation(semantic, size, x.dtype)
+            if x.shape[0] == masks:
+                return modulate(normed, rows, found)
+            gamma, beta = at_pixels(rows, found, masks, size)
         if x.shape[0] == masks:
             return torch.addcmul(beta, normed, 1 + gamma)
         grouped = normed.unflatten(0, (masks, x.shape[0] // masks))

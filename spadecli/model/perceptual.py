@@ -92,10 +92,7 @@ class PerceptualLoss(nn.Module):
         """Images [N,3,H,W] in [-1,1] -> scalar; no gradient for ``real``."""
         with torch.no_grad():
             targets = self._maps(real)
-        terms = [
-            weight * l1(f, t)
-            for weight, f, t in zip(self.tap_weights, self._maps(fake), targets, strict=True)
-        ]
+        terms = [weight * l1(f, t) for weight, f, t in zip(self.tap_weights, self._maps(fake), targets, strict=True)]
         return torch.stack(terms).sum()
 
     def _maps(self, x: Tensor) -> Sequence[Tensor]:
