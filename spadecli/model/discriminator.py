@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,7 +39,7 @@ class PatchDiscriminator(nn.Module):
         A layer's weight is made once for all batches; the map's part of the first layer is computed once too.
         """
         first, *rest = cast(list[nn.Conv2d], list(self.layers))
-        map_weight, image_weight = first.weight.split([planes.shape[1], 3], 1)
+        map_weight, image_weight = torch.split(first.weight, [planes.shape[1], 3], 1)
         from_map = F.conv2d(planes, map_weight, first.bias, stride=2, padding=2)
         xs = [from_map + F.conv2d(image, image_weight, stride=2, padding=2) for image in images]
         xs = [F.leaky_relu(x, LEAK) for x in xs]

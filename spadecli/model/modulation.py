@@ -1,6 +1,6 @@
 """SPADE's modulation computed once for each distinct label neighbourhood: the same function, and gradients.
 
-The plain form is :meth:`spadecli.model.norm.SPADE.plain_modulation`.
+The plain form is in :meth:`spadecli.model.norm.SPADE.modulation`.
 """
 
 from __future__ import annotations

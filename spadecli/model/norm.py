@@ -100,10 +100,12 @@ class SPADE(nn.Module):
         self.shared = nn.Conv2d(semantic_channels, hidden, kernel, padding=kernel // 2)
         self.gamma_beta = nn.Conv2d(hidden, 2 * channels, kernel, padding=kernel // 2)
 
-    def plain_modulation(
-        self, semantic: SemanticMap, size: tuple[int, int], dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
+    def modulation(self, semantic: SemanticMap, size: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """gamma and beta of each mask, each [M,C,h,w]. They depend on the mask alone."""
+        found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
+        if found is not None:
+            rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, dtype)
+            return at_pixels(rows, found, len(semantic), size)
         hidden = F.relu(self.shared(semantic.planes(size, dtype)))
         gamma, beta = self.gamma_beta(hidden).chunk(2, dim=1)
         return gamma, beta
@@ -113,13 +115,10 @@ class SPADE(nn.Module):
         size, masks = (x.shape[2], x.shape[3]), len(semantic)
         normed = self.norm(x)
         found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
-        if found is None:
-            gamma, beta = self.plain_modulation(semantic, size, x.dtype)
-        else:
+        if found is not None and x.shape[0] == masks:
             rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, x.dtype)
-            if x.shape[0] == masks:
-                return modulate(normed, rows, found)
-            gamma, beta = at_pixels(rows, found, masks, size)
+            return modulate(normed, rows, found)
+        gamma, beta = self.modulation(semantic, size, x.dtype)
         if x.shape[0] == masks:
             return torch.addcmul(beta, normed, 1 + gamma)
         grouped = normed.unflatten(0, (masks, x.shape[0] // masks))
