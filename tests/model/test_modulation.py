@@ -59,6 +59,15 @@ MAPS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny convolutions on several threads wait for each other more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def layer_results(layer: SPADE, maps: Maps, modulation: str, dtype: torch.dtype, samples: int = 1) -> list:
     """Output, and gradients of input and parameters, for a fixed input and output gradient at half size."""
     channels, edges, num_classes = maps
