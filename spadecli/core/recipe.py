@@ -70,7 +70,8 @@ class TrainSection(_Section):
     """Length, optimizers and bookkeeping of a run.
 
     Give ``steps`` or ``epochs``. The learning rates fall linearly to zero from ``decay_from`` (a fraction of
-    the run) on. ``max_grad_norm`` 0 clips nothing, as in the paper.
+    the run) on. ``max_grad_norm`` 0 clips nothing, as in the paper. ``modulation``: SPADE layers by
+    convolutions ("plain"), once per distinct label neighbourhood ("fast"), or whichever is cheaper ("auto").
     """
 
     batch: int = Field(32, ge=1)
@@ -84,6 +85,7 @@ class TrainSection(_Section):
     max_grad_norm: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    modulation: Literal["auto", "plain", "fast"] = "auto"
     seed: int = 0
     num_workers: int = Field(2, ge=0, le=256)
     log_every: int = Field(50, ge=1)

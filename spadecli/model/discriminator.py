@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .norm import EPS, conv
+from .norm import EPS, conv, convolve_all
 from .semantic import SemanticMap
 
 MAX_WIDTH = 512
+LEAK = 0.2
 
 
 class PatchDiscriminator(nn.Module):
@@ -28,16 +32,24 @@ class PatchDiscriminator(nn.Module):
             ]
         )
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """[N,C,H,W] -> the four inner feature maps, then the patch scores [N,1,h,w]."""
-        maps = []
-        for i, layer in enumerate(self.layers):
-            x = layer(x)
-            if 0 < i < 4:
-                x = F.instance_norm(x, eps=EPS)
-            if i < 4:
-                x = F.leaky_relu(x, 0.2)
-            maps.append(x)
+    def forward(self, planes: Tensor, images: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Map [N,P,H,W] and batches of images [N,3,H,W] of it -> for each batch the four inner feature maps,
+        then the patch scores [N,1,h,w].
+
+        A layer's weight is made once for all batches; the map's part of the first layer is computed once too.
+        """
+        first, *rest = cast(list[nn.Conv2d], list(self.layers))
+        map_weight, image_weight = torch.split(first.weight, [planes.shape[1], 3], 1)
+        from_map = F.conv2d(planes, map_weight, first.bias, stride=2, padding=2)
+        xs = [from_map + F.conv2d(image, image_weight, stride=2, padding=2) for image in images]
+        xs = [F.leaky_relu(x, LEAK) for x in xs]
+        maps = [[x] for x in xs]
+        for layer in rest:
+            xs = convolve_all(layer, xs)
+            if layer is not rest[-1]:
+                xs = [F.leaky_relu(F.instance_norm(x, eps=EPS), LEAK) for x in xs]
+            for found, x in zip(maps, xs, strict=True):
+                found.append(x)
         return maps
 
 
@@ -51,17 +63,21 @@ class Discriminator(nn.Module):
     def forward(
         self, semantic: SemanticMap, fake: Tensor, real: Tensor
     ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-        """Images [N,3,H,W] of N maps -> per scale the feature maps of the fake and of the real half.
+        """Images [N,3,H,W] of N maps -> per scale the feature maps of the fakes and of the real ones.
 
-        Both halves pass in one batch, so that they meet the same statistics.
+        Every norm in here is of one image, so that nothing depends on what shares a batch.
         """
         planes = semantic.planes(semantic.size, fake.dtype)
-        x = torch.cat([torch.cat([planes, fake], 1), torch.cat([planes, real.to(fake.dtype)], 1)])
+        images = [fake, real.to(fake.dtype)]
         fakes, reals = [], []
         for i, scale in enumerate(self.scales):
             if i:
-                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-            maps = scale(x)
-            fakes.append([m[: len(fake)] for m in maps])
-            reals.append([m[len(fake) :] for m in maps])
+                planes, *images = [_half(x) for x in (planes, *images)]
+            of_fake, of_real = scale(planes, images)
+            fakes.append(of_fake)
+            reals.append(of_real)
         return fakes, reals
+
+
+def _half(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 Maps = list[list[Tensor]]  # per scale: four inner feature maps, then the patch scores
@@ -24,11 +27,33 @@ def hinge_generator(fakes: Maps) -> Tensor:
 def feature_matching(fakes: Maps, reals: Maps) -> Tensor:
     """L1 between the inner maps of fake and real, summed over maps, averaged over scales (pix2pixHD's loss)."""
     terms = [
-        F.l1_loss(f.float(), r.detach().float())
+        l1(f, r.detach())
         for fake, real in zip(fakes, reals, strict=True)
         for f, r in zip(fake[:-1], real[:-1], strict=True)
     ]
     return torch.stack(terms).sum() / len(fakes)
+
+
+def l1(x: Tensor, target: Tensor) -> Tensor:
+    """mean |x - target| in float32, with a gradient for x alone."""
+    distance: Tensor = _L1.apply(x, target)  # type: ignore[no-untyped-call]
+    return distance
+
+
+class _L1(torch.autograd.Function):
+    """As F.l1_loss, but half-precision feature maps are never copied to float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, target: Tensor) -> Tensor:
+        ctx.save_for_backward(x, target)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return (x - target).abs_().sum(dtype=dtype) / x.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        x, target = ctx.saved_tensors
+        return (x - target).sign_().mul_(gradient / x.numel()), None
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.architecture import Norm
+from .modulation import at_pixels, gamma_beta_rows, modulate
 from .semantic import SemanticMap
 
 EPS = 1e-5
@@ -55,6 +58,12 @@ class SpectralConv2d(nn.Conv2d):
         return out
 
 
+def convolve_all(layer: nn.Conv2d, xs: Sequence[Tensor]) -> list[Tensor]:
+    """The layer on each of xs with one and the same weight: spectral norm takes one step, not one for each."""
+    weight = layer.effective_weight() if isinstance(layer, SpectralConv2d) else layer.weight
+    return [layer._conv_forward(x, weight, layer.bias) for x in xs]
+
+
 def conv(
     in_channels: int,
     out_channels: int,
@@ -93,15 +102,23 @@ class SPADE(nn.Module):
 
     def modulation(self, semantic: SemanticMap, size: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """gamma and beta of each mask, each [M,C,h,w]. They depend on the mask alone."""
+        found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
+        if found is not None:
+            rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, dtype)
+            return at_pixels(rows, found, len(semantic), size)
         hidden = F.relu(self.shared(semantic.planes(size, dtype)))
         gamma, beta = self.gamma_beta(hidden).chunk(2, dim=1)
         return gamma, beta
 
     def forward(self, x: Tensor, semantic: SemanticMap) -> Tensor:
         """x [M·S,C,h,w], row m·S+s being sample s of mask m -> the same shape."""
-        gamma, beta = self.modulation(semantic, (x.shape[2], x.shape[3]), x.dtype)
+        size, masks = (x.shape[2], x.shape[3]), len(semantic)
         normed = self.norm(x)
-        masks = len(semantic)
+        found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
+        if found is not None and x.shape[0] == masks:
+            rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, x.dtype)
+            return modulate(normed, rows, found)
+        gamma, beta = self.modulation(semantic, size, x.dtype)
         if x.shape[0] == masks:
             return torch.addcmul(beta, normed, 1 + gamma)
         grouped = normed.unflatten(0, (masks, x.shape[0] // masks))

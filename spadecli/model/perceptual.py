@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UserError
+from .losses import l1
 
 URLS = {
     "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
@@ -91,10 +92,7 @@ class PerceptualLoss(nn.Module):
         """Images [N,3,H,W] in [-1,1] -> scalar; no gradient for ``real``."""
         with torch.no_grad():
             targets = self._maps(real)
-        terms = [
-            weight * F.l1_loss(f.float(), t.float())
-            for weight, f, t in zip(self.tap_weights, self._maps(fake), targets, strict=True)
-        ]
+        terms = [weight * l1(f, t) for weight, f, t in zip(self.tap_weights, self._maps(fake), targets, strict=True)]
         return torch.stack(terms).sum()
 
     def _maps(self, x: Tensor) -> Sequence[Tensor]:

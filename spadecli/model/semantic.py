@@ -6,9 +6,16 @@ nearest-downsampled integers, at a fraction of the memory.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .neighbourhoods import Neighbourhoods, find_neighbourhoods
+
+Modulation = Literal["auto", "plain", "fast"]
+WORTHWHILE_SHARE = 0.6
 
 
 class SemanticMap:
@@ -17,11 +24,16 @@ class SemanticMap:
     channels: int64 [M,H,W], the class channel of each pixel, in 0..num_classes-1.
     edges: floating or integer [M,H,W] in {0,1}, or None where the label space has no instances.
     The planes are one-hot classes, then the edge plane if any.
+    modulation: how SPADE layers compute gamma and beta. "plain": by convolutions of the planes. "fast": once
+        for each distinct neighbourhood of labels. "auto": fast at the sizes where that is cheaper.
     """
 
-    def __init__(self, channels: Tensor, edges: Tensor | None, num_classes: int) -> None:
-        self.channels, self.edges, self.num_classes = channels, edges, num_classes
+    def __init__(
+        self, channels: Tensor, edges: Tensor | None, num_classes: int, modulation: Modulation = "plain"
+    ) -> None:
+        self.channels, self.edges, self.num_classes, self.modulation = channels, edges, num_classes, modulation
         self._planes: dict[tuple[tuple[int, int], torch.dtype], Tensor] = {}
+        self._neighbourhoods: dict[tuple[tuple[int, int], int], Neighbourhoods] = {}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -38,10 +50,27 @@ class SemanticMap:
         """
         key = (size, dtype)
         if key not in self._planes:
-            step_y, step_x = self.size[0] // size[0], self.size[1] // size[1]
-            small = self.channels[:, ::step_y, ::step_x]
-            planes = F.one_hot(small, self.num_classes).permute(0, 3, 1, 2).to(dtype)
-            if self.edges is not None:
-                planes = torch.cat([planes, self.edges[:, None, ::step_y, ::step_x].to(dtype)], 1)
+            channels, edges = self._at(size)
+            planes = F.one_hot(channels, self.num_classes).permute(0, 3, 1, 2).to(dtype)
+            if edges is not None:
+                planes = torch.cat([planes, edges[:, None].to(dtype)], 1)
             self._planes[key] = planes
         return self._planes[key]
+
+    def neighbourhoods(self, size: tuple[int, int], kernel: int) -> Neighbourhoods | None:
+        """The distinct neighbourhoods at ``size``, or None where the plain convolutions are to be used."""
+        if self.modulation == "plain":
+            return None
+        key = (size, kernel)
+        if key not in self._neighbourhoods:
+            channels, edges = self._at(size)
+            codes = channels + 1 if edges is None else 2 * channels + edges.long() + 1
+            self._neighbourhoods[key] = find_neighbourhoods(codes.cpu().numpy(), kernel, channels.device)
+        found = self._neighbourhoods[key]
+        return found if self.modulation == "fast" or found.share <= WORTHWHILE_SHARE else None
+
+    def _at(self, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Channels and edges, nearest (floor) sampled."""
+        step_y, step_x = self.size[0] // size[0], self.size[1] // size[1]
+        edges = self.edges[:, ::step_y, ::step_x] if self.edges is not None else None
+        return self.channels[:, ::step_y, ::step_x], edges

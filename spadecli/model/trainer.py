@@ -32,9 +32,10 @@ def build_networks(recipe: Recipe) -> tuple[Generator, ImageEncoder | None, Disc
 class Trainer:
     """Networks, losses and optimizers of a recipe on one device.
 
-    The generator step comes first, then the discriminator step on the same fakes, detached: the forward pass
-    of the generator serves both. The discriminator so learns from images of the generator before its step,
-    one update of 1e-4 earlier; the losses and their gradients are unchanged.
+    One forward pass of generator and discriminator serves both of their steps: both learn from the same
+    fakes, made and judged by the networks as they were before. In the published code the discriminator sees
+    fakes of the generator one update later; the losses and their gradients are the same. Its spectral norms
+    take one step of power iteration instead of two.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
@@ -70,27 +71,33 @@ class Trainer:
         semantic, photo, eps = self._to_device(batch)
         weights = self.recipe.loss
 
-        # generator and encoder
-        self.discriminator.requires_grad_(False)
+        # one forward pass of everything
         with self._autocast():
             z, kl = self._latent(photo, eps)
             fake = self.generator(semantic, z)
-            fakes, reals = self.discriminator(semantic, fake, photo)
+            image = fake.detach().requires_grad_()
+            fakes, reals = self.discriminator(semantic, image, photo)
             hinge = losses.hinge_generator(fakes)
             matching = losses.feature_matching(fakes, reals)
-            perceptual = self.perceptual(fake, photo) if self.perceptual is not None else hinge.new_zeros(())
-        loss = hinge + weights.feature_matching * matching + weights.perceptual * perceptual
-        loss = loss + weights.kl * weights.kl_reference_batch * kl
-        torch.autograd.backward(loss)
-        g_norm, g_skipped = self._update(self.optimizer_g)
-        self.discriminator.requires_grad_(True)
+            d_fake, d_real = losses.hinge_discriminator(fakes, reals)
+            perceptual = self.perceptual(image, photo) if self.perceptual is not None else hinge.new_zeros(())
+
+        # what the generator's losses say about the image
+        judged = hinge + weights.feature_matching * matching
+        torch.autograd.backward(judged, inputs=[image], retain_graph=True)
+        if self.perceptual is not None:
+            torch.autograd.backward(weights.perceptual * perceptual, inputs=[image])
 
         # discriminator
-        with self._autocast():
-            fakes, reals = self.discriminator(semantic, fake.detach(), photo)
-            d_fake, d_real = losses.hinge_discriminator(fakes, reals)
-        torch.autograd.backward(d_fake + d_real)
+        torch.autograd.backward(d_fake + d_real, inputs=list(self.discriminator.parameters()))
         d_norm, d_skipped = self._update(self.optimizer_d)
+
+        # generator and encoder
+        del fakes, reals, judged
+        kl_loss = weights.kl * weights.kl_reference_batch * kl
+        roots = [fake, kl_loss] if kl_loss.requires_grad else [fake]
+        torch.autograd.backward(roots, [image.grad, None][: len(roots)])
+        g_norm, g_skipped = self._update(self.optimizer_g)
 
         self.ema.update()
         terms = (hinge, matching, perceptual, kl, d_fake, d_real, g_norm, d_norm, g_skipped + d_skipped)
@@ -141,7 +148,8 @@ class Trainer:
     def _to_device(self, batch: Mapping[str, Tensor]) -> tuple[SemanticMap, Tensor, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         photo = (moved["photo"].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        semantic = SemanticMap(moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes)
+        labels, modulation = self.recipe.labels, self.recipe.train.modulation
+        semantic = SemanticMap(moved["channels"].long(), moved.get("edges"), labels.num_classes, modulation)
         return semantic, photo, moved["eps"]
 
     def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor]:
