@@ -25,7 +25,8 @@ class SemanticMap:
     edges: floating or integer [M,H,W] in {0,1}, or None where the label space has no instances.
     The planes are one-hot classes, then the edge plane if any.
     modulation: how SPADE layers compute gamma and beta. "plain": by convolutions of the planes. "fast": once
-        for each distinct neighbourhood of labels. "auto": fast at the sizes where that is cheaper.
+        for each distinct neighbourhood of labels. "auto": fast at the sizes where that is cheaper, on
+        the CPU; plain on CUDA, where building the tables would wait for the device and nothing was measured.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class SemanticMap:
 
     def neighbourhoods(self, size: tuple[int, int], kernel: int) -> Neighbourhoods | None:
         """The distinct neighbourhoods at ``size``, or None where the plain convolutions are to be used."""
-        if self.modulation == "plain":
+        if self.modulation == "plain" or (self.modulation == "auto" and self.channels.is_cuda):
             return None
         key = (size, kernel)
         if key not in self._neighbourhoods:

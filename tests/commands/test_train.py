@@ -337,3 +337,18 @@ def test_bf16_on_cpu_trains(tmp_path):
     result = train(options(make_recipe(tmp_path), tmp_path / "runs", "train.precision=bf16", "train.steps=30"))
     rows = [json.loads(line) for line in (result.run_dir / "stats.jsonl").read_text().splitlines()]
     assert all(np.isfinite(list(r.values())).all() for r in rows)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_on_cuda_ends_resumes_and_follows_the_cpu(tmp_path, precision):
+    recipe = make_recipe(tmp_path, instances=True)
+    overrides = (f"train.precision={precision}", "train.steps=40", "train.log_every=10")
+    runs = {}
+    for device in ("cpu", "cuda"):
+        folder = tmp_path / device
+        train(TrainOptions(str(recipe), overrides, folder, device, max_minutes=0.0))
+        runs[device] = train(TrainOptions(str(recipe), overrides, folder, device))
+        assert runs[device].finished
+    first = [json.loads((r.run_dir / "stats.jsonl").read_text().splitlines()[0]) for r in runs.values()]
+    assert first[0]["feature_matching"] == pytest.approx(first[1]["feature_matching"], rel=0.05)
