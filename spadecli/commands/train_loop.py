@@ -65,9 +65,10 @@ class TrainLoop:
                 step += 1
                 bar.advance()
                 last = step == self.steps or stopped() or time.monotonic() > deadline
+                save = last or step % train.checkpoint_every == 0
 
-                # a row in stats.jsonl, and a look at the numbers
-                if last or step % train.log_every == 0:
+                # a row in stats.jsonl, and a look at the numbers before they are saved
+                if save or step % train.log_every == 0:
                     rate = (step - logged_step) * train.batch / (time.monotonic() - logged_at)
                     seconds = seconds_before + time.monotonic() - started
                     self._log(step, step - logged_step, rate, seconds, bar)
@@ -78,7 +79,7 @@ class TrainLoop:
                     self._draw(step)
 
                 # checkpoint
-                if last or step % train.checkpoint_every == 0:
+                if save:
                     self._save(step, seconds_before + time.monotonic() - started)
                 if last:
                     break
@@ -110,6 +111,7 @@ class TrainLoop:
     def _check(self, terms: dict[str, float], step: int, steps: int) -> None:
         """Stop, before anything is saved, where the numbers are no longer numbers."""
         broken = [name for name, value in terms.items() if not math.isfinite(value)]
+        broken += [f"weights of the {name}" for name in self.trainer.ema.broken()]
         if broken or terms["skipped"] > steps:
             reason = f"{', '.join(broken)} not finite" if broken else f"{terms['skipped']:.0f} updates left out"
             raise UserError(
