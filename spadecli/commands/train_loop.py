@@ -111,7 +111,7 @@ class TrainLoop:
     def _check(self, terms: dict[str, float], step: int, steps: int) -> None:
         """Stop, before anything is saved, where the numbers are no longer numbers."""
         broken = [name for name, value in terms.items() if not math.isfinite(value)]
-        broken += [f"weights of the {name}" for name in self.trainer.ema.broken()]
+        broken += [f"weights of the {name}" for name in self.trainer.broken()]
         if broken or terms["skipped"] > steps:
             reason = f"{', '.join(broken)} not finite" if broken else f"{terms['skipped']:.0f} updates left out"
             raise UserError(

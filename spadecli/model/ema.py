@@ -31,11 +31,6 @@ class EMA:
             average, state = self.averages[name], effective_state(module)
             torch._foreach_lerp_([average[k] for k in state], list(state.values()), 1 - decay)
 
-    def broken(self) -> list[str]:
-        """Names of the modules whose averages hold a number that is not finite."""
-        norms = {name: torch.nn.utils.get_total_norm(state.values()) for name, state in self.averages.items()}
-        return [name for name, norm in norms.items() if not torch.isfinite(norm)]
-
     def state_dict(self) -> dict[str, object]:
         """Tensors and plain containers."""
         return {"updates": self.updates, "averages": self.averages}

@@ -109,6 +109,13 @@ class Trainer:
         self.totals.zero_()
         return {name: value if name == "skipped" else value / steps for name, value in values.items()}
 
+    def broken(self) -> list[str]:
+        """Names of the networks whose weights or averages hold a number that is not finite."""
+        tensors = {name: [*network.parameters()] for name, network in self.networks().items()}
+        for name, average in self.ema.averages.items():
+            tensors[name] += average.values()
+        return [name for name, ts in tensors.items() if not torch.isfinite(torch.nn.utils.get_total_norm(ts))]
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later process needs to go on: tensors and plain containers."""
         return {
