@@ -111,7 +111,7 @@ class Trainer:
 
     def broken(self) -> list[str]:
         """Names of the networks whose weights or averages hold a number that is not finite."""
-        tensors = {name: [*network.parameters()] for name, network in self.networks().items()}
+        tensors: dict[str, list[Tensor]] = {name: [*network.parameters()] for name, network in self.networks().items()}
         for name, average in self.ema.averages.items():
             tensors[name] += average.values()
         return [name for name, ts in tensors.items() if not torch.isfinite(torch.nn.utils.get_total_norm(ts))]
