@@ -25,6 +25,8 @@ def pick_device(device: str) -> torch.device:
         picked = torch.device(device)
     except RuntimeError as e:
         raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from e
+    if picked.type not in ("cpu", "cuda"):
+        raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N")
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
         raise BackendUnavailable(
             f"device {device!r}: this torch ({torch.__version__}) sees {torch.cuda.device_count()} CUDA devices",

@@ -63,7 +63,7 @@ def convert(
         upsampling=upsampling,
         norm=norm,
     )
-    result = convert(options)
+    result = convert(options, ui)
     arch, labels = result.card.architecture, result.card.labels
     data = {
         "weights": str(result.path),

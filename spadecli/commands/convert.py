@@ -12,6 +12,7 @@ from ..core.architecture import Upsampling
 from ..core.card import Card
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace, auto_color
+from ..core.report import Report, Silent
 from ..model.nvlabs import NVlabsOptions, import_generator
 from ..model.weights import effective_state, load_weights, save_weights
 from ..store.h5 import file_sha256
@@ -67,6 +68,19 @@ class _Published:
     norm: str = "spectralspadesyncbatch3x3"
 
 
+# what only checkpoints need to be told
+NVLABS_ONLY = (
+    "encoder",
+    "preset",
+    "num_classes",
+    "dont_care",
+    "instance",
+    "crop_size",
+    "aspect",
+    "upsampling",
+    "norm",
+)
+
 # the published models' options: channels 184, 151, 36 and 13 (specification of the reference implementation)
 PRESETS: dict[Preset, _Published] = {
     "coco": _Published(182, dont_care=True, instance=True),
@@ -76,12 +90,13 @@ PRESETS: dict[Preset, _Published] = {
 }
 
 
-def convert(options: ConvertOptions) -> ConvertResult:
+def convert(options: ConvertOptions, report: Report | None = None) -> ConvertResult:
     """Write ``.safetensors`` beside the source or to ``output``.
 
     Raises UserError where the source is damaged, does not fit the options (every key named), or the output
     exists.
     """
+    report = report or Silent()
     output = options.output or options.source.with_suffix(".safetensors")
     if output.suffix != ".safetensors":
         raise UserError(f"{output}: weights files end in .safetensors")
@@ -90,12 +105,16 @@ def convert(options: ConvertOptions) -> ConvertResult:
     if output.exists() and not (options.overwrite or options.dry_run):
         raise UserError(f"{output}: exists already", hint="--overwrite replaces it, -o names another file")
     if options.source.suffix == ".safetensors":
-        if options.encoder is not None:
-            raise UserError("--encoder goes with NVlabs .pth files only")
+        if told := [f"--{name.replace('_', '-')}" for name in NVLABS_ONLY if getattr(options, name) is not None]:
+            raise UserError(f"{', '.join(told)}: only for NVlabs .pth files; {options.source} has a card that tells")
         card, generator, encoder = load_weights(options.source)
     else:
         nvlabs = _nvlabs_options(options)
         architecture, generator, encoder = import_generator(options.source, options.encoder, nvlabs)
+        if options.crop_size is not None and architecture.size[1] != options.crop_size:
+            report.warn(
+                f"crop size {options.crop_size} is no multiple of {architecture.stride}: {architecture.size[1]} it is"
+            )
         card = Card(
             name=options.source.stem,
             architecture=architecture,

@@ -16,14 +16,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..core.card import Card
-from ..core.errors import BackendUnavailable, UserError
+from ..core.errors import UserError
 from ..core.recipe import Recipe
 from ..core.report import Report, Task
 from ..data.dataset import Batch, StepSampler, TrainingSet
 from ..model.trainer import Trainer
 from ..model.weights import save_weights
 from ..store.atomic import part_file
-from ..store.run_folder import RunFolder
+from ..store.run_folder import RunFolder, RunRecord
 from .sheets import SampleSheet, plot_losses
 
 TIMED_STEPS = 50
@@ -38,13 +38,13 @@ class TrainLoop:
         dataset: TrainingSet,
         indices: Sequence[int],
         run: RunFolder,
-        record: dict[str, Any],
+        record: RunRecord,
         report: Report,
     ) -> None:
         self.trainer, self.dataset, self.indices = trainer, dataset, indices
         self.run_folder, self.record, self.report = run, record, report
         self.recipe = trainer.recipe
-        self.steps: int = record["steps"]
+        self.steps = record.steps
         self.sheet = SampleSheet(self.recipe, dataset)
         self.board: Any = None
 
@@ -126,14 +126,12 @@ class TrainLoop:
         plot_losses(self.run_folder.stats(), self.run_folder.losses_path)
 
     def _save(self, step: int, seconds: float) -> None:
-        state = {"format": "spade-state", "step": step, "seconds": seconds, "trainer": self.trainer.state_dict()}
-        with part_file(self.run_folder.state_path) as part:
-            torch.save(state, part)
+        save_state(self.run_folder.state_path, self.trainer, step, seconds)
         card = _card(self.recipe, self.record, step, seconds, self.trainer.device, len(self.indices))
         averages = self.trainer.ema.averages
         save_weights(self.run_folder.weights_path, card, averages["generator"], averages.get("encoder"))
         if step == self.steps:
-            self.run_folder.write({**self.record, "finished": True})
+            self.run_folder.write(self.record.model_copy(update={"finished": True}))
 
 
 def lr_scale(progress: float, decay_from: float) -> float:
@@ -141,14 +139,21 @@ def lr_scale(progress: float, decay_from: float) -> float:
     return 1.0 if progress <= decay_from else (1 - progress) / (1 - decay_from)
 
 
+def save_state(path: Path, trainer: Trainer, step: int, seconds: float) -> None:
+    """Write state.pt in one step."""
+    with part_file(path) as part:
+        torch.save({"format": "spade-state", "step": step, "seconds": seconds, "trainer": trainer.state_dict()}, part)
+
+
 def load_state(path: Path, trainer: Trainer) -> tuple[int, float]:
     """Restore a trainer from state.pt; returns its step and the seconds spent so far."""
     try:
         state = torch.load(path, map_location=trainer.device, weights_only=True)
         trainer.load_state_dict(state["trainer"])
-    except (OSError, RuntimeError, KeyError, ValueError) as e:
-        raise UserError(f"{path}: damaged ({e})", hint=f"remove {path.parent} to start anew") from e
-    return int(state["step"]), float(state["seconds"])
+        return int(state["step"]), float(state["seconds"])
+    except Exception as e:  # a damaged file may fail anywhere in the reader
+        hint = f"remove {path.parent} to start anew"
+        raise UserError(f"{path}: damaged, or of another version ({type(e).__name__})", hint=hint) from e
 
 
 def seconds_per_step(trainer: Trainer, dataset: TrainingSet, indices: Sequence[int], report: Report) -> float:
@@ -172,7 +177,7 @@ def _loader(
 ) -> DataLoader[Batch]:
     train = recipe.train
     sampler = StepSampler(indices, train.batch, train.seed, first_step, steps)
-    workers = train.num_workers
+    workers = min(train.num_workers, _num_cores())
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -181,6 +186,11 @@ def _loader(
         prefetch_factor=4 if workers else None,
         worker_init_fn=_ignore_interrupt if workers else None,
     )
+
+
+def _num_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _ignore_interrupt(worker: int) -> None:
@@ -224,33 +234,33 @@ def _memory_advice(recipe: Recipe) -> Iterator[None]:
 
 
 def _tensorboard(run_dir: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as e:
-        raise BackendUnavailable("TensorBoard is not installed", hint='pip install "spadecli[tensorboard]"') from e
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(run_dir / "tensorboard"))
 
 
-def _card(
-    recipe: Recipe, record: dict[str, Any], step: int, seconds: float, device: torch.device, num_samples: int
-) -> Card:
+def _card(recipe: Recipe, record: RunRecord, step: int, seconds: float, device: torch.device, num_samples: int) -> Card:
+    """The card of the run's weights. Paths are cut to file names: they mean nothing elsewhere."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
-    init = record["init"]
+    plain = recipe.model_dump(mode="json")
+    for section, key in (("data", "photos"), ("data", "masks"), ("data", "instances"), ("data", "packed")):
+        plain[section][key] = Path(plain[section][key]).name
+    plain["loss"]["perceptual_weights"] = Path(plain["loss"]["perceptual_weights"]).name
     return Card(
         name=recipe.name,
         architecture=recipe.model,
         labels=recipe.labels,
         description=recipe.description,
         licence=recipe.data.licence,
-        parent=f"{init['file']} sha256 {init['sha256']}" if init else "",
-        recipe=recipe.model_dump(mode="json"),
+        parent=f"{record.init.file} sha256 {record.init.sha256}" if record.init else "",
+        recipe=plain,
         training={
             "data": recipe.data.source,
             "samples": num_samples,
             "held_out": len(recipe.data.holdout),
-            "data_sha256": record["data_sha256"],
+            "data_sha256": record.data_sha256,
             "steps": step,
-            "of_steps": record["steps"],
+            "of_steps": record.steps,
             "images": step * recipe.train.batch,
             "seconds": round(seconds, 1),
             "hardware": hardware,

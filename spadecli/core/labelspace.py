@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import colorsys
+from collections import Counter
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
+
+from .validation import check_all
 
 MAX_VALUES = 255
 
@@ -18,6 +21,11 @@ def auto_color(index: int) -> tuple[int, int, int]:
     hue = (index * 0.618033988749895) % 1.0
     r, g, b = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 0.4)[index % 3], (0.95, 0.75, 0.55)[(index // 3) % 3])
     return round(r * 255), round(g * 255), round(b * 255)
+
+
+def _twice(items: list[Any]) -> list[Any]:
+    """The items that occur more than once, each once, in order."""
+    return [item for item, count in Counter(items).items() if count > 1]
 
 
 class LabelClass(BaseModel):
@@ -79,30 +87,36 @@ class LabelSpace(BaseModel):
                 if value is not None and "values" not in entry:
                     entry["values"] = (value,) if isinstance(value, int) else value
                 entry.setdefault("values", (i,))
+                if not isinstance(entry["values"], list | tuple):
+                    entry["values"] = (entry["values"],)
                 entry.setdefault("color", auto_color(i))
                 full.append(entry)
             else:
                 full.append(item)
         return full
 
-    @model_validator(mode="after")
-    def _consistent(self) -> LabelSpace:
-        problems = []
-        names = [c.name for c in self.classes]
-        problems += [f"class name {n!r} is used twice" for n in sorted({n for n in names if names.count(n) > 1})]
-        values = [v for c in self.classes for v in c.values]
-        if twice := sorted({v for v in values if values.count(v) > 1}):
+    @model_validator(mode="wrap")
+    @classmethod
+    def _consistent(cls, tree: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        return check_all(cls, tree, check, cls._contradictions)
+
+    @classmethod
+    def _contradictions(cls, tree: dict[str, Any]) -> list[str]:
+        """What no single class can tell; classes that are broken in themselves are passed over."""
+        classes = [c for c in cls._short_forms(tree.get("classes", ())) if isinstance(c, dict)]
+        names = [c.get("name") for c in classes]
+        values = [v for c in classes for v in c["values"]]
+        problems = [f"class name {n!r} is used twice" for n in _twice(names)]
+        if twice := _twice(values):
             problems.append(f"file values {twice} belong to two classes")
         if len(values) > MAX_VALUES:
             problems.append(f"{len(values)} file values; at most {MAX_VALUES} are possible")
-        colors = [c.color for c in self.classes]
-        if same := sorted({c for c in colors if colors.count(c) > 1}):
+        if same := _twice([tuple(c["color"]) for c in classes if isinstance(c["color"], list | tuple)]):
             problems.append(f"colours {same} belong to two classes")
-        if self.unknown is not None and self.unknown not in names:
-            problems.append(f"unknown = {self.unknown!r} is not one of the classes")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        unknown = tree.get("unknown")
+        if unknown is not None and unknown not in names:
+            problems.append(f"unknown = {unknown!r} is not one of the classes")
+        return problems
 
     @property
     def num_classes(self) -> int:

@@ -12,17 +12,18 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from .architecture import Architecture
 from .errors import UserError
 from .labelspace import LabelSpace
+from .validation import check_all
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataSection(_Section):
@@ -86,17 +87,20 @@ class TrainSection(_Section):
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     modulation: Literal["auto", "plain", "fast"] = "auto"
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     num_workers: int = Field(2, ge=0, le=256)
     log_every: int = Field(50, ge=1)
     sample_every: int = Field(1000, ge=1)
     checkpoint_every: int = Field(1000, ge=1)
 
-    @model_validator(mode="after")
-    def _one_length(self) -> TrainSection:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_length(cls, tree: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        def contradictions(t: dict[str, Any]) -> list[str]:
+            one = (t.get("steps") is None) != (t.get("epochs") is None)
+            return [] if one else ["give either steps or epochs"]
+
+        return check_all(cls, tree, check, contradictions)
 
 
 class Recipe(_Section):
@@ -197,13 +201,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as e:
-        problems += validation_problems(e, tree)
+        problems += validation_problems(e)
     if problems or recipe is None:
         raise UserError(f"{path}: {len(problems)} mistake{'s' * (len(problems) != 1)} in the recipe", problems=problems)
     return Resolved(recipe, sources, str(path))
 
 
-def validation_problems(error: ValidationError, tree: Mapping[str, Any]) -> list[str]:
+def validation_problems(error: ValidationError) -> list[str]:
     """One line per mistake: key, value, what was expected; a near miss of a key is named."""
     lines = []
     for item in error.errors():
@@ -215,8 +219,9 @@ def validation_problems(error: ValidationError, tree: Mapping[str, Any]) -> list
             lines.append(f"{key}: missing")
         else:
             value = item["input"]
-            shown = "" if isinstance(value, dict | list | BaseModel) else f" (found {value!r})"
-            lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}{shown}")
+            shown = "" if isinstance(value, dict | list | tuple | BaseModel) else f" (found {value!r})"
+            text = "expected a table" if item["type"] == "model_type" else item["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {text}{shown}")
     return lines
 
 

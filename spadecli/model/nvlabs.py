@@ -7,6 +7,7 @@ stored u and v, as evaluation there does; recomputing sigma would give other ima
 from __future__ import annotations
 
 import math
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from ..core.architecture import UPSAMPLES, Architecture, Upsampling
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
+from ..core.recipe import validation_problems
 from .encoder import ImageEncoder
 from .generator import Generator
 from .weights import load_effective
@@ -68,18 +71,29 @@ def import_generator(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """The state dict of a file. Raises UserError that names every entry that is no plain, finite tensor."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a damaged or hostile file may fail anywhere in the reader
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        holds = "it holds more than tensors" if isinstance(e, pickle.UnpicklingError) else "it cannot be read"
         raise UserError(
-            f"{path}: not a plain PyTorch state dict ({reason})",
-            hint="only tensors are read; a file that needs code to run is refused",
+            f"{path}: not a plain PyTorch state dict: {holds}",
+            hint="a file that needs code to run is refused; damaged ones have to be fetched again",
         ) from e
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: not a state dict (a mapping of names to tensors)")
+    problems = []
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_complex():
+            problems.append(f"{name}: not a plain tensor of numbers")
+        elif not torch.isfinite(value).all():
+            problems.append(f"{name}: holds numbers that are not finite")
+        elif name.endswith(("weight_u", "weight_v")) and not value.any():
+            problems.append(f"{name}: all zero, so that the weight's norm is")
+    if problems:
+        raise UserError(f"{path}: damaged", problems=problems)
     return {str(k): v for k, v in state.items()}
 
 
@@ -91,11 +105,18 @@ def _architecture(path: Path, state: Mapping[str, Tensor], options: NVlabsOption
             f"--norm {options.norm!r}: expected [spectral]spade(syncbatch|batch|instance)KxK with K 1, 3 or 5",
             hint="for example spectralspadesyncbatch3x3",
         )
-    needed = ("fc.weight", "conv_img.weight", "head_0.norm_0.mlp_shared.0.weight")
-    if missing := [k for k in needed if k not in state or state[k].ndim < 2]:
-        raise UserError(f"{path}: not a SPADE generator", problems=[f"{k}: missing" for k in missing])
+    needed = ("fc.weight", "head_0.norm_0.mlp_shared.0.weight")
+    problems = [f"{k}: missing" for k in needed if k not in state]
+    problems += [f"{k}: has no rows and columns" for k in needed if k in state and state[k].ndim < 2]
+    if problems:
+        raise UserError(f"{path}: not a SPADE generator", problems=problems)
     fc = state["fc.weight"]
     linear = fc.ndim == 2
+    if has_encoder and not linear:
+        raise UserError(
+            f"{path}: a generator of latent map, which no encoder goes with (fc.weight is a convolution)",
+            hint="leave --encoder out",
+        )
     upsampling: Upsampling = "most" if any(k.startswith("up_4.") for k in state) else options.upsampling
     down = 1 << UPSAMPLES[upsampling]
     grid_width = options.crop_size // down
@@ -109,17 +130,21 @@ def _architecture(path: Path, state: Mapping[str, Tensor], options: NVlabsOption
         )
     widest = fc.shape[0] // (grid_width * grid_height) if linear else fc.shape[0]
     norm: Norm = "instance" if match[2] == "instance" else "batch"
-    return Architecture(
-        size=(grid_height * down, grid_width * down),
-        ngf=widest // 16,
-        z_dim=fc.shape[1] if linear else 256,
-        hidden=state["head_0.norm_0.mlp_shared.0.weight"].shape[0],
-        kernel=int(match[3]),
-        norm=norm,
-        upsampling=upsampling,
-        spectral_norm=match[1] is not None,
-        latent=("encoder" if has_encoder else "noise") if linear else "map",
-    )
+    fields = {
+        "size": (grid_height * down, grid_width * down),
+        "ngf": widest // 16,
+        "z_dim": fc.shape[1] if linear else 256,
+        "hidden": state["head_0.norm_0.mlp_shared.0.weight"].shape[0],
+        "kernel": int(match[3]),
+        "norm": norm,
+        "upsampling": upsampling,
+        "spectral_norm": match[1] is not None,
+        "latent": ("encoder" if has_encoder else "noise") if linear else "map",
+    }
+    try:
+        return Architecture.model_validate(fields)
+    except ValidationError as e:
+        raise UserError(f"{path}: not a generator of a usable size", problems=validation_problems(e)) from e
 
 
 def _generator_names(arch: Architecture) -> dict[str, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ..core.card import Card
 from ..core.errors import UserError
+from ..core.recipe import validation_problems
 from ..core.version import VERSION
 from ..store.atomic import part_file
 
@@ -41,8 +42,11 @@ def read_card(path: Path) -> Card:
         )
     try:
         return Card.model_validate(json.loads(metadata["card"]))
-    except (ValidationError, ValueError) as e:
-        raise UserError(f"{path}: its card does not fit this version of spade ({VERSION}): {e}") from e
+    except ValidationError as e:
+        message = f"{path}: its card does not fit this version of spade ({VERSION})"
+        raise UserError(message, problems=validation_problems(e)) from e
+    except ValueError as e:
+        raise UserError(f"{path}: its card is damaged ({e})") from e
 
 
 def save_weights(

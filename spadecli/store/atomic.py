@@ -36,6 +36,36 @@ def part_file(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def lock_file(path: Path, busy: Exception) -> Iterator[None]:
+    """Hold a lock on ``path`` (made if need be); raises ``busy`` where another process holds it.
+
+    A kill releases it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        f = open(path, "ab")  # noqa: SIM115
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror})", hint="name another place for the output") from e
+    with f:
+        lock(f.fileno(), busy)
+        yield
+
+
+def lock(descriptor: int, busy: Exception) -> None:
+    """Lock an open file for this process. Where the system has no such locks, do without."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise busy from None
+    except OSError:  # a network file system without locks
+        return
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` in one step."""
     with part_file(path) as part:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..core.errors import UserError
+from .atomic import lock
 
 NAME = "manifest.jsonl"
 
@@ -89,7 +90,7 @@ class ManifestWriter:
         self._turn = threading.Lock()
         self._file = open(path, "ab")  # noqa: SIM115  (open as long as the lock is held)
         try:
-            _lock(self._file.fileno(), path)
+            lock(self._file.fileno(), _busy(path))
             if read_manifest(path).num_bytes != journal.num_bytes:
                 raise _busy(path)
             self._file.truncate(self.journal.num_bytes)
@@ -121,17 +122,3 @@ def _busy(path: Path) -> UserError:
     return UserError(
         f"{path}: another spade render is writing to this folder", hint="wait for it, or give another folder with -o"
     )
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    """Lock an open file for this process; a kill releases it. Where the system has no such locks, do without."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        raise _busy(path) from e
-    except OSError:  # a network file system without locks
-        return

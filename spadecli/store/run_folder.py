@@ -7,12 +7,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core.errors import UserError
-from .atomic import write_text
+from ..core.recipe import Recipe, validation_problems
+from .atomic import lock_file, remove_parts, write_text
+
+
+class Init(BaseModel):
+    """The weights that a run began from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: str
+    sha256: str
+
+
+class RunRecord(BaseModel):
+    """run.json. ``origin`` is the recipe file; ``fit_minutes`` is what ``steps`` was fitted to, if it was."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["spade-run"] = "spade-run"
+    created_by: str
+    recipe: Recipe
+    origin: str
+    data_sha256: str
+    init: Init | None
+    fit_minutes: float | None
+    steps: int
+    finished: bool = False
 
 
 class RunFolder:
@@ -32,17 +61,34 @@ class RunFolder:
         """Whether a run was begun here."""
         return self._run_path.is_file()
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> RunRecord:
         """run.json. Raises UserError where it is damaged."""
+        hint = f"remove {self.path} to start anew"
         try:
-            record: dict[str, Any] = json.loads(self._run_path.read_text("utf-8"))
+            tree = json.loads(self._run_path.read_text("utf-8"))
+            return RunRecord.model_validate(tree)
+        except ValidationError as e:
+            raise UserError(f"{self._run_path}: damaged", problems=validation_problems(e), hint=hint) from e
         except (OSError, ValueError) as e:
-            raise UserError(f"{self._run_path}: damaged ({e})", hint=f"remove {self.path} to start anew") from e
-        return record
+            raise UserError(f"{self._run_path}: damaged ({e})", hint=hint) from e
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: RunRecord) -> None:
         """Replace run.json."""
-        write_text(self._run_path, json.dumps(record, indent=1))
+        write_text(self._run_path, record.model_dump_json(indent=1))
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training here, and clear away what a killed one left half-written.
+
+        Raises UserError where another process is at it.
+        """
+        busy = UserError(
+            f"{self.path}: another spade train is working on this run",
+            hint="wait for it, or train under another name: --set name=NEW",
+        )
+        with lock_file(self.path / "lock", busy):
+            remove_parts(self.path)
+            yield
 
     def stats(self) -> list[dict[str, Any]]:
         """The rows of stats.jsonl; a torn last row is left out."""
@@ -67,10 +113,16 @@ class RunFolder:
             write_text(self.stats_path, _lines(rows))
 
 
-def newest_unfinished(runs_dir: Path) -> RunFolder | None:
-    """The run that was worked on last and has steps left, if any."""
-    runs = [RunFolder(p.parent) for p in runs_dir.glob("*/run.json")]
-    open_runs = [r for r in runs if not r.read().get("finished", False)]
+def newest_unfinished(runs_dir: Path, warn: Callable[[str], None]) -> RunFolder | None:
+    """The run that was worked on last and has steps left, if any; damaged ones are passed over with a warning."""
+    open_runs = []
+    for path in sorted(runs_dir.glob("*/run.json")):
+        run = RunFolder(path.parent)
+        try:
+            if not run.read().finished:
+                open_runs.append(run)
+        except UserError as e:
+            warn(f"{e.line}; passed over")
 
     def last_touched(run: RunFolder) -> float:
         return max(p.stat().st_mtime for p in (run.path / "run.json", run.state_path) if p.exists())

@@ -23,6 +23,7 @@ from spadecli.data.dataset import StepSampler, TrainingSet
 from spadecli.data.packed import create_packed
 from spadecli.model.trainer import Trainer
 from spadecli.model.weights import read_card
+from spadecli.store.run_folder import RunFolder
 
 RECIPE = """
 name = "tiny"
@@ -247,7 +248,7 @@ def test_fit_minutes_fixes_the_steps_once(tmp_path):
     recipe = make_recipe(tmp_path)
     result = train(options(recipe, tmp_path / "runs", fit_minutes=0.01, max_minutes=0.0))
     assert 1 <= result.steps < 600
-    again = train(options(recipe, tmp_path / "runs", fit_minutes=0.02))
+    again = train(options(recipe, tmp_path / "runs"))
     assert again.steps == result.steps
     assert again.finished
 
@@ -274,6 +275,103 @@ def test_init_of_another_size_is_taken_and_of_another_width_refused(tmp_path):
     with pytest.raises(UserError) as e:
         train(options(make_recipe(tmp_path), tmp_path / "b", "model.ngf=4", init=first.weights))
     assert e.value.problems == ("ngf: 2 -> 4",)
+
+
+def test_a_run_that_dies_before_its_first_checkpoint_keeps_its_init(tmp_path, monkeypatch):
+    first = train(options(make_recipe(tmp_path), tmp_path / "runs"))
+    overrides = ("train.lr_g=1e-30", "train.ema_decay=0")
+    whole = train(options(make_recipe(tmp_path), tmp_path / "whole", *overrides, init=first.weights))
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda *args: (_ for _ in ()).throw(RuntimeError("killed")))
+    with pytest.raises(RuntimeError, match="killed"):
+        train(options(make_recipe(tmp_path), tmp_path / "parts", *overrides, init=first.weights))
+    monkeypatch.setattr(Trainer, "step", step)
+    again = train(options(make_recipe(tmp_path), tmp_path / "parts", *overrides))
+    assert_same_weights(whole.weights, again.weights)
+    with pytest.raises(UserError) as e:
+        train(options(make_recipe(tmp_path), tmp_path / "parts", *overrides, init=whole.weights, fit_minutes=1.0))
+    assert [p.split(" ")[0] for p in e.value.problems] == ["--init", "--fit-minutes"]
+    with pytest.raises(UserError, match="no such weights"):
+        train(options(make_recipe(tmp_path), tmp_path / "more", init=tmp_path / "missing.safetensors"))
+    assert not (tmp_path / "more").exists()
+
+
+def test_two_processes_never_share_a_run(tmp_path):
+    recipe = make_recipe(tmp_path)
+    train(options(recipe, tmp_path / "runs", max_minutes=0.0))
+    left = tmp_path / "runs" / "tiny" / "state.pt.12345.part"
+    left.touch()
+    # the lock belongs to an open file: a second opening in this process is refused like another process
+    with RunFolder(tmp_path / "runs" / "tiny").alone(), pytest.raises(UserError, match="another spade train"):
+        train(options(recipe, tmp_path / "runs"))
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"recipe": {}}', '{"format": "spade-run"'])
+def test_damaged_runs_are_passed_over_or_named(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "other").mkdir(parents=True)
+    (tmp_path / "runs" / "other" / "run.json").write_text(text)
+    make_recipe(tmp_path).rename(tmp_path / "recipe.toml")
+    with pytest.warns(UserWarning, match=r"runs/other/run\.json: damaged"):
+        assert train(TrainOptions(device="cpu")).finished
+    (tmp_path / "runs" / "tiny" / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run\.json: damaged"):
+        train(TrainOptions(recipe="recipe.toml", device="cpu"))
+
+
+@pytest.mark.parametrize("content", [[1], {"trainer": 3}, b"junk"])
+def test_a_damaged_state_is_named(tmp_path, content):
+    recipe = make_recipe(tmp_path)
+    train(options(recipe, tmp_path / "runs", max_minutes=0.0))
+    state = tmp_path / "runs" / "tiny" / "state.pt"
+    if isinstance(content, bytes):
+        state.write_bytes(content)
+    else:
+        torch.save(content, state)
+    with pytest.raises(UserError, match=r"state\.pt: damaged"):
+        train(options(recipe, tmp_path / "runs"))
+
+
+def test_the_pack_line_names_the_recipe_s_own_file(tmp_path, monkeypatch):
+    make_recipe(tmp_path).rename(tmp_path / "recipe.toml")
+    (tmp_path / "tiny.h5").unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as e:
+        train(TrainOptions(device="cpu"))
+    assert "--recipe recipe.toml" in e.value.hint
+
+
+def test_mistakes_of_a_recipe_come_all_at_once(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text("""
+[data]
+packed = "a.h5"
+[labels]
+name = "l"
+classes = ["a", "a", { name = "c", value = 0, color = [300, 0, 0] }, 5]
+unknown = "zz"
+[train]
+batch = 0
+stepz = 3
+""")
+    with pytest.raises(UserError) as e:
+        train(options(path, tmp_path / "runs", "train.lr_g=inf", "model=3", "nonsense"))
+    text = "\n".join(e.value.problems)
+    for words in (
+        "nonsense: expected key=value",
+        "classes.2.color: colour (300, 0, 0)",
+        "classes.3: expected a table",
+        "class name 'a' is used twice",
+        "file values [0] belong to two classes",
+        "unknown = 'zz'",
+        "model: expected a table",
+        "train.batch: Input should be greater than or equal to 1 (found 0)",
+        "train.lr_g: Input should be a finite number",
+        "train.stepz: unknown key (did you mean 'steps'?)",
+        "either steps or epochs",
+    ):
+        assert words in text
 
 
 def test_dry_run_writes_nothing_and_needs_no_perceptual_weights(tmp_path):

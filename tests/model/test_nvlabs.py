@@ -83,7 +83,7 @@ def test_missing_left_over_and_misshapen_keys_are_all_named(tmp_path):
         del state["up_1.conv_0.weight_u"]
         state["extra.weight"] = torch.zeros(1)
         state["conv_img.bias"] = torch.zeros(4)
-        state["G_middle_0.conv_1.weight_v"] = torch.zeros(7)
+        state["G_middle_0.conv_1.weight_v"] = torch.ones(7)
 
     path = damaged(tmp_path, change)
     with pytest.raises(UserError) as e:
@@ -125,6 +125,35 @@ def test_a_file_that_wants_to_run_code_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a plain PyTorch state dict"):
         convert(ConvertOptions(path, preset="coco"))
     assert not (tmp_path / "owned").exists()
+
+
+def test_broken_numbers_and_tensors_are_named(tmp_path):
+    def change(state):
+        state["conv_img.weight"] = state["conv_img.weight"].clone().fill_(float("nan"))
+        state["up_0.conv_1.weight_u"] = torch.zeros_like(state["up_0.conv_1.weight_u"])
+        state["up_1.conv_1.bias"] = state["up_1.conv_1.bias"].to_sparse()
+
+    with pytest.raises(UserError) as e:
+        convert(ConvertOptions(damaged(tmp_path, change), **FLAGS["facades_vae"]))
+    names = {p.split(":")[0] for p in e.value.problems}
+    assert names == {"conv_img.weight", "up_0.conv_1.weight_u", "up_1.conv_1.bias"}
+
+    def shrink(state):
+        state["fc.weight"] = torch.zeros(0, 256)
+
+    with pytest.raises(UserError, match="not a generator of a usable size"):
+        convert(ConvertOptions(damaged(tmp_path, shrink), **FLAGS["facades_vae"]))
+
+
+def test_options_that_do_not_apply_are_refused(tmp_path):
+    first = converted("facades_vae", tmp_path)
+    with pytest.raises(UserError, match="--preset, --crop-size") as e:
+        convert(ConvertOptions(first, tmp_path / "again.safetensors", preset="coco", crop_size=64))
+    assert "weights_only" not in str(e.value)
+    coco = parity("coco") / "latest_net_G.pth"
+    encoder = parity("facades_vae") / "latest_net_E.pth"
+    with pytest.raises(UserError, match="no encoder goes with"):
+        convert(ConvertOptions(coco, tmp_path / "x.safetensors", encoder, **FLAGS["coco"]))
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 torn"])

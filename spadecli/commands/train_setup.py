@@ -1,0 +1,174 @@
+"""What a training run starts from: recipe, data, run folder, networks. All of it is checked before it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..core.errors import BackendUnavailable, UserError
+from ..core.recipe import Recipe, Resolved, find_recipe, load_recipe, recipe_difference, shipped_recipes
+from ..core.report import Report
+from ..core.version import VERSION
+from ..data.dataset import TrainingSet
+from ..model.generator import resize_start
+from ..model.trainer import Trainer, build_networks
+from ..model.weights import effective_state, load_effective, load_weights, read_card
+from ..store.h5 import file_sha256
+from ..store.run_folder import Init, RunFolder, RunRecord, newest_unfinished
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train, and for how long.
+
+    recipe: a shipped recipe's name or a TOML file; None resumes the newest unfinished run, else takes
+        ./recipe.toml, else the shipped facades recipe.
+    overrides: ``key=value`` for the recipe. init: weights to start from.
+    max_minutes: stop (resumable) after so long. fit_minutes: choose the number of steps to fit.
+    """
+
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    runs_dir: Path = Path("runs")
+    device: str = "auto"
+    init: Path | None = None
+    max_minutes: float | None = None
+    fit_minutes: float | None = None
+    tensorboard: bool = False
+    dry_run: bool = False
+
+
+def resolve_recipe(options: TrainOptions, report: Report) -> Resolved:
+    """The recipe: as given, or of the newest unfinished run, or ./recipe.toml, or the shipped facades."""
+    if options.recipe is not None:
+        return load_recipe(find_recipe(options.recipe), options.overrides)
+    open_run = newest_unfinished(options.runs_dir, report.warn) if not options.overrides else None
+    if open_run is not None:
+        report.note(f"going on with {open_run.path}, the newest unfinished run")
+        record = open_run.read()
+        return Resolved(record.recipe, {}, record.origin)
+    name = "recipe.toml" if Path("recipe.toml").is_file() else "facades"
+    report.note(f"training recipe {name}")
+    return load_recipe(find_recipe(name), options.overrides)
+
+
+def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
+    """The packed data and the indices to train on; raises UserError with all that is wrong with them."""
+    recipe = resolved.recipe
+    data, path = recipe.data, Path(recipe.data.packed)
+    if not path.is_file():
+        photos, masks = data.photos or "PHOTOS", data.masks or "MASKS"
+        origin = Path(resolved.origin)
+        name = recipe.name if origin in shipped_recipes().values() else origin
+        raise UserError(
+            f"{path}: the packed data of recipe {recipe.name!r} are missing",
+            problems=[f"they are made from photos in {photos}", f"and masks of the same names in {masks}"],
+            hint=f"spade pack {photos} {masks} --recipe {name} -o {path}",
+        )
+    dataset = TrainingSet(path, recipe)
+    packed = dataset.packed
+    problems = []
+    if packed.labels != recipe.labels:
+        problems.append(f"packed with label space {packed.labels.name!r}, which is not the recipe's")
+    if tuple(packed.size) != tuple(data.load_size):
+        problems.append(f"packed at {list(packed.size)}, data.load_size is {list(data.load_size)}")
+    if recipe.labels.instances and not packed.has_instances:
+        problems.append("packed without instance maps, which labels.instances asks for")
+    held = set(data.holdout)
+    if absent := sorted(held - set(packed.names)):
+        problems.append(f"data.holdout names that are not packed: {', '.join(absent[:5])}" + " ..." * (len(absent) > 5))
+    indices = [i for i, name in enumerate(packed.names) if name not in held]
+    if not indices:
+        problems.append("nothing is left to train on")
+    if problems:
+        message = f"{path}: does not fit recipe {recipe.name!r}"
+        raise UserError(message, problems=problems, hint="spade pack makes it anew")
+    return dataset, indices
+
+
+def run_record(
+    run: RunFolder, resolved: Resolved, options: TrainOptions, data_sha256: str, num_samples: int
+) -> RunRecord:
+    """run.json of the run: the one that is there, if the options ask for the same, or a new one.
+
+    Raises UserError that names every difference.
+    """
+    init = None
+    if options.init is not None:
+        _check_init(options.init, resolved.recipe)
+        init = Init(file=options.init.name, sha256=file_sha256(options.init))
+    new = RunRecord(
+        created_by=f"spade {VERSION}",
+        recipe=resolved.recipe,
+        origin=resolved.origin,
+        data_sha256=data_sha256,
+        init=init,
+        fit_minutes=options.fit_minutes,
+        steps=_steps_of(resolved.recipe, num_samples),
+    )
+    if not run.exists:
+        return new
+    old = run.read()
+    differences = recipe_difference(old.recipe.model_dump(mode="json"), new.recipe.model_dump(mode="json"))
+    if old.data_sha256 != data_sha256:
+        differences.append("the packed data have changed")
+    if init is not None and (old.init is None or old.init.sha256 != init.sha256):
+        differences.append(f"--init {options.init}: it began from {old.init.file if old.init else 'fresh networks'}")
+    if options.fit_minutes is not None and options.fit_minutes != old.fit_minutes:
+        differences.append(f"--fit-minutes {options.fit_minutes:g}: its {old.steps} steps are fixed")
+    if differences:
+        raise UserError(
+            f"{run.path}: holds another run of this name",
+            problems=differences,
+            hint="train under another name (--set name=NEW), or move the folder away",
+        )
+    return old
+
+
+def new_trainer(recipe: Recipe, device: torch.device, init: Path | None) -> Trainer:
+    """Networks from the recipe's seed, or with generator and encoder from weights of any training size."""
+    trainer = Trainer(recipe, device)
+    if init is None:
+        return trainer
+    card, generator, encoder = load_weights(init)
+    load_effective(trainer.generator, resize_start(effective_state(generator), card.architecture, recipe.model))
+    if trainer.encoder is not None and encoder is not None:
+        load_effective(trainer.encoder, effective_state(encoder))
+    trainer.restart_ema()
+    return trainer
+
+
+def count_parameters(recipe: Recipe) -> dict[str, int]:
+    """Parameters of each network, without building it in memory."""
+    with torch.device("meta"):
+        generator, encoder, discriminator = build_networks(recipe)
+    networks = {"generator": generator, "encoder": encoder, "discriminator": discriminator}
+    return {name: sum(p.numel() for p in m.parameters()) for name, m in networks.items() if m is not None}
+
+
+def check_tensorboard() -> None:
+    """Raise BackendUnavailable, with the line that installs it, where TensorBoard is missing."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as e:
+        raise BackendUnavailable("TensorBoard is not installed", hint='pip install "spadecli[tensorboard]"') from e
+
+
+def _check_init(init: Path, recipe: Recipe) -> None:
+    """Refuse weights that cannot start this recipe."""
+    card = read_card(init)
+    old = card.architecture.model_copy(update={"size": recipe.model.size})
+    differences = recipe_difference(old.model_dump(mode="json"), recipe.model.model_dump(mode="json"))
+    if card.labels != recipe.labels:
+        differences.append(f"label space {card.labels.name!r} is not the recipe's {recipe.labels.name!r}")
+    if differences:
+        raise UserError(f"{init}: cannot start this recipe", problems=differences)
+
+
+def _steps_of(recipe: Recipe, num_samples: int) -> int:
+    """Length of the run in steps, as the recipe says."""
+    if recipe.train.steps is not None:
+        return recipe.train.steps
+    return max(1, round(float(recipe.train.epochs or 0) * num_samples / recipe.train.batch))
