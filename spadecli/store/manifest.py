@@ -11,10 +11,13 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from ..core.errors import UserError
 from .atomic import lock
@@ -22,6 +25,43 @@ from .atomic import lock
 NAME = "manifest.jsonl"
 
 Row = dict[str, Any]
+_Size = Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+
+
+class _Options(BaseModel, strict=True):
+    id: str
+    weights: str
+    weights_sha256: str
+    size: str
+    edges: str
+    latent: str
+    z_dim: NonNegativeInt
+    seed: str
+    shared_z: bool
+
+
+class _Mask(BaseModel, strict=True):
+    mask: str
+    sha256: str
+    options: str
+    source_size: _Size
+    size: _Size
+    shares: dict[str, float]
+    colored: str
+
+
+class _Image(BaseModel, strict=True):
+    mask: str
+    sample: NonNegativeInt
+    seed: Annotated[str, Field(pattern=r"^[0-9]{1,20}$")] | None
+    file: str
+    size: _Size
+    options: str
+    digest: str
+    sha256: str
+
+
+_FIELDS: dict[str, type[BaseModel]] = {"options": _Options, "mask": _Mask, "image": _Image}
 
 
 @dataclass
@@ -37,8 +77,14 @@ class Journal:
     num_bytes: int = 0
 
     def add(self, row: Row) -> None:
-        """Take in one row; kinds from newer versions are passed over."""
-        match row.get("kind"):
+        """Take in one row; kinds from newer versions are passed over.
+
+        Raises ValueError that names every field which is missing or of the wrong type.
+        """
+        kind = row.get("kind")
+        if kind in _FIELDS:
+            _check_fields(row, _FIELDS[kind])
+        match kind:
             case "options":
                 self.options.pop(row["id"], None)
                 self.options[row["id"]] = row
@@ -53,47 +99,75 @@ class Journal:
         return next(reversed(self.options.values()), None)
 
 
+def _check_fields(row: Row, fields: type[BaseModel]) -> None:
+    try:
+        fields.model_validate(row)
+    except ValidationError as e:
+        wrong = [f"{'.'.join(map(str, item['loc']))}: {item['msg'].lower()}" for item in e.errors()]
+        raise ValueError("; ".join(wrong)) from e
+
+
 def read_manifest(path: Path) -> Journal:
-    """Read a manifest; a missing one is empty. Raises UserError where a complete row is damaged."""
+    """Read a manifest; a missing one is empty.
+
+    Raises UserError where it cannot be read, and one that lists every complete row that is damaged.
+    """
     journal = Journal()
-    if not path.exists():
-        return journal
+    problems = []
     for number, line in enumerate(_complete_lines(path), 1):
+        journal.num_bytes += len(line)
         try:
             journal.add(json.loads(line))
-        except (ValueError, KeyError, AttributeError, TypeError) as e:
-            raise UserError(
-                f"{path}: line {number} is damaged ({e})", hint="delete that line; its image is rendered again"
-            ) from e
-        journal.num_bytes += len(line)
+        except (ValueError, AttributeError, TypeError) as e:
+            problems.append(f"line {number} is damaged ({e})")
+    if problems:
+        one = len(problems) == 1
+        raise UserError(
+            f"{path}: {problems[0] if one else f'{len(problems)} lines are damaged'}",
+            problems=() if one else problems,
+            hint="delete what is damaged; images that are no longer named are rendered again",
+        )
     return journal
 
 
 def _complete_lines(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as f:
-        for line in f:
-            if line.endswith(b"\n"):
-                yield line
+    try:
+        with open(path, "rb") as f:
+            yield from (line for line in f if line.endswith(b"\n"))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror})", hint="give another folder with -o") from e
 
 
 class ManifestWriter:
     """The one process that may append to a manifest: the file is locked as long as it is open.
 
-    journal: what was read from the file before; it must still be so. A torn last row is cut off.
+    journal: what was read from the file before; it must still be so.
     restart: forget the rows that are there.
-    Raises UserError where another process holds the lock or has appended in the meantime.
+    Nothing changes before the first row: with it a torn last row, or on restart every row, is cut off. A writer
+    that is closed without a row removes the file and the folders that it made.
+    Raises UserError where the file cannot be written, another process holds the lock, or has appended in the
+    meantime.
     """
 
     def __init__(self, path: Path, journal: Journal, restart: bool = False) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.journal = Journal() if restart else journal
+        self._path = path
         self._turn = threading.Lock()
-        self._file = open(path, "ab")  # noqa: SIM115  (open as long as the lock is held)
+        self._begun = False
+        try:
+            self._is_new = not path.exists()
+            self._new_folders = [folder for folder in path.parents if not folder.exists()]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab")  # noqa: SIM115  (open as long as the lock is held)
+        except OSError as e:
+            raise UserError(f"{path}: cannot be written ({e.strerror})", hint="give another folder with -o") from e
         try:
             lock(self._file.fileno(), _busy(path))
-            if read_manifest(path).num_bytes != journal.num_bytes:
+            # a writer without a row may have removed the file between open and lock
+            if not path.exists() or read_manifest(path).num_bytes != journal.num_bytes:
                 raise _busy(path)
-            self._file.truncate(self.journal.num_bytes)
         except BaseException:
             self._file.close()
             raise
@@ -102,6 +176,9 @@ class ManifestWriter:
         """Append one row; any thread may call. The row has reached the system when this returns."""
         line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         with self._turn:
+            if not self._begun:
+                self._file.truncate(self.journal.num_bytes)
+                self._begun = True
             self._file.write(line)
             self._file.flush()
             self.journal.add(row)
@@ -115,7 +192,14 @@ class ManifestWriter:
     ) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
+        with suppress(OSError):  # Windows removes no open file
+            if self._is_new and not self._begun:
+                self._path.unlink()
         self._file.close()
+        if not self._begun:
+            with suppress(OSError):  # folders that something else was put into stay
+                for folder in self._new_folders:
+                    folder.rmdir()
 
 
 def _busy(path: Path) -> UserError:

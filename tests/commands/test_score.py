@@ -52,11 +52,14 @@ def options(tmp_path: Path) -> ScoreOptions:
 
 def write_manifest(folder: Path, samples: int, weights_sha256: str = "abc", torn: bool = False) -> None:
     """Turn a folder of pictures into renders of ``samples`` samples a mask."""
-    rows = [{"kind": "options", "id": "1", "weights": "w.safetensors", "weights_sha256": weights_sha256}]
+    options = {"id": "1", "size": "24x32", "edges": "", "latent": "noise", "z_dim": 4, "seed": "0", "shared_z": False}
+    weights = {"weights": "w.safetensors", "weights_sha256": weights_sha256}
+    made = {"seed": "7", "size": [24, 32], "options": "1", "digest": "0", "sha256": "0"}
+    rows = [{"kind": "options", **options, **weights}]
     for path in sorted(folder.glob("*.png")):
         for i in range(samples):
             shutil.copy(path, folder / f"{path.stem}_{i}.png")
-            rows.append({"kind": "image", "mask": path.stem, "sample": i, "file": f"{path.stem}_{i}.png"})
+            rows.append({"kind": "image", "mask": path.stem, "sample": i, "file": f"{path.stem}_{i}.png", **made})
         path.unlink()
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "manifest.jsonl").write_text(text + ('{"kind": "image", "mas' if torn else ""))
