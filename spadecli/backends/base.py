@@ -38,7 +38,8 @@ class Backend(Protocol):
         """Render. labels uint8 [M,H,W] as file values; edges uint8 [M,H,W] in {0,1} or None for zeros;
         z float32 [M·S,Z] (ignored where the latent is "map", where S is 1) -> float32 [M·S,3,H,W] in [-1,1].
 
-        Raises UserError on wrong shapes, types, sizes, or values outside the label space.
+        Raises UserError on wrong shapes, types, sizes, or values outside the label space, MemoryError where the
+        device has too little memory for the batch.
         """
 
     def encode(self, photos: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -61,7 +61,10 @@ class TorchBackend:
             planes = torch.from_numpy(np.zeros_like(labels) if edges is None else edges).to(self._device)
         semantic = SemanticMap(channels, planes, self.card.labels.num_classes)
         latent = torch.from_numpy(z).to(self._device) if z is not None and self.card.architecture.uses_z else None
-        images: NDArray[np.float32] = self._generator(semantic, latent).contiguous().cpu().numpy()
+        try:
+            images: NDArray[np.float32] = self._generator(semantic, latent).contiguous().cpu().numpy()
+        except torch.OutOfMemoryError as e:
+            raise MemoryError(str(e)) from e
         return images
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import spadecli
 from spadecli.core.architecture import Architecture
@@ -169,6 +170,17 @@ def test_devices_are_checked(tmp_path):
         spadecli.open_backend(path, device="cuda:9")
     with pytest.raises(UserError, match="expected auto"):
         spadecli.open_backend(path, device="gpu")
+
+
+def test_too_little_device_memory_is_a_memory_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    arch = Architecture(**SMALL, latent="noise")
+    with spadecli.open_backend(torch_weights(tmp_path, arch, LABELS), device="cpu") as backend:
+        monkeypatch.setattr(Generator, "forward", full)
+        with pytest.raises(MemoryError, match="CUDA out of memory"):
+            backend.run(some_labels(1), None, some_z(1))
 
 
 def test_weights_round_trip_and_name_every_misfit(tmp_path):
