@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ..core.errors import SpadeError
+from ..core.errors import SpadeError, UserError
 from ..core.version import VERSION
 from .convert import convert
 from .doctor import doctor
@@ -19,6 +19,7 @@ from .render import render
 from .score import score
 from .train import train
 from .ui import print_error
+from .usage import usage_error
 
 HELP = """Segmentation masks in, photographs out: the SPADE (GauGAN) model as a batch toolkit.
 
@@ -56,11 +57,16 @@ def spade(
 
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 2 wrong input, 3 backend missing, 4 in part, 1 a bug, 130 Ctrl-C."""
+    as_json = "--json" in sys.argv
     try:
-        app(prog_name="spade")
+        code = app(prog_name="spade", standalone_mode=False)
     except SpadeError as e:
-        print_error(e, as_json="--json" in sys.argv)
+        print_error(e, as_json)
         sys.exit(e.exit_code)
+    except typer.TyperException as e:
+        if e.message:  # else it was "spade" alone, which has printed its help
+            print_error(usage_error(e), as_json)
+        sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -71,4 +77,4 @@ def main() -> NoReturn:
         traceback.print_exc()
         print("this is a bug in spade; please report it with the lines above", file=sys.stderr)
         sys.exit(1)
-    sys.exit(0)
+    sys.exit(code or 0)

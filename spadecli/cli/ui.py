@@ -17,10 +17,14 @@ from rich.table import Table
 from ..core.errors import SpadeError
 from ..core.report import Task
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
-Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; repeat for more still.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.", show_envvar=False)]
+Verbose = Annotated[
+    int, typer.Option("-v", "--verbose", count=True, help="Say more; repeat for more still.", show_envvar=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", show_envvar=False)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.", show_envvar=False)
+]
 
 
 class _Bar:

@@ -49,6 +49,8 @@ def test_every_help_opens_with_a_sentence_and_an_example(command):
     assert shown.exit_code == 0
     for option in ("--quiet", "--verbose", "--json", "--dry-run"):
         assert option in shown.stdout
+    names = ("QUIET", "VERBOSE", "AS_JSON", "DRY_RUN")
+    assert not any(f"SPADE_{command.upper()}_{name}" in shown.stdout for name in names)
 
 
 def test_unknown_command_exits_2_on_stderr():
@@ -101,6 +103,40 @@ def test_errors_tell_every_problem_and_the_hint_also_as_json(monkeypatch, capsys
         cli.main()
     report = json.loads(capsys.readouterr().err)
     assert report["problems"] == ["a.png: empty", "b.png: value 77"]
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "part"),
+    [
+        (("render", "--samples", "2", "--bogus"), {}, "No such option: --bogus"),
+        (("render", "--format", "gif"), {}, "'--format': 'gif' is not one of 'png', 'jpeg', 'webp'"),
+        (("render",), {"SPADE_RENDER_SAMPLES": "x"}, "environment variable SPADE_RENDER_SAMPLES=x: "),
+        (("rendr",), {}, "No such command 'rendr'"),
+    ],
+)
+def test_usage_errors_look_like_all_others(words, env, part):
+    done = spade(*words, **env)
+    assert (done.returncode, done.stdout) == (2, "")
+    first, hint = done.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert part in first
+    assert hint.endswith("-h lists what can be given")
+    done = spade(*words, "--json", **env)
+    if words[0] == "render":
+        assert part in json.loads(done.stderr)["error"]
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_flag_that_is_wrong_does_not_name_the_variable_that_it_overrides():
+    done = spade("render", "--samples", "x", SPADE_RENDER_SAMPLES="3")
+    assert done.returncode == 2
+    assert "SPADE_RENDER" not in done.stderr
+
+
+def test_spade_alone_prints_its_help():
+    done = spade()
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "Example: spade render masks/ --samples 4" in done.stdout
 
 
 def test_variables_stand_in_for_options_and_lose_to_them(tmp_path):
