@@ -16,7 +16,8 @@ def examples(
         Path | None, typer.Option("-w", "--weights", help="What renders photo.jpg.", show_default="shipped facades")
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", metavar="FILE", help="Also a JPEG of every mask beside three renders.")
+        Path | None,
+        typer.Option("--sheet", metavar="FILE", help="Also a JPEG or PNG of every mask beside three renders."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write again what exists.")] = False,
     quiet: Quiet = False,

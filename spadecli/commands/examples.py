@@ -22,6 +22,7 @@ from ..model.weights import read_card
 from ..store.atomic import part_file
 
 PHOTO_LAYOUT = "palazzo"
+SHEET_SUFFIXES = (".jpg", ".jpeg", ".png")
 SHEET_SAMPLES = 3
 SHEET_MASKS_PER_ROW = 2
 SHEET_TILE = 160
@@ -32,7 +33,7 @@ class ExamplesOptions:
     """What ``spade examples`` is asked to write.
 
     folder: where ``masks/`` and ``photo.jpg`` go. weights: what renders the photo and the sheet.
-    sheet: a JPEG of every mask beside three renders of it, or None.
+    sheet: a picture (.jpg, .jpeg or .png) of every mask beside three renders of it, or None.
     overwrite: write files that exist again, else they are kept. dry_run: write nothing.
     """
 
@@ -54,10 +55,12 @@ class ExamplesResult:
 def examples(options: ExamplesOptions, report: Report | None = None) -> ExamplesResult:
     """Write the example masks (index PNG with palette, 256x256), a rendered ``photo.jpg``, and a sheet if asked.
 
-    Raises UserError where the weights are missing or are not for the example masks' label space; nothing is
-    written then.
+    Raises UserError where the weights are missing or are not for the example masks' label space, or where the
+    sheet's suffix is of no picture; nothing is written then.
     """
     report = report or Silent()
+    if options.sheet and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
+        raise UserError(f"--sheet {options.sheet}: expected a name that ends in {', '.join(SHEET_SUFFIXES)}")
     masks = {options.folder / "masks" / f"{name}.png": name for name in EXAMPLES}
     renders = {options.folder / "photo.jpg": photo_image}
     if options.sheet:
@@ -130,7 +133,7 @@ def _check_label_space(weights: Path) -> None:
 
 def _save(image: Image.Image, path: Path) -> None:
     with part_file(path) as part:
-        if image.mode == "P":
+        if path.suffix.lower() == ".png":
             image.save(part, format="PNG", optimize=True)
         else:
             image.save(part, format="JPEG", quality=92)

@@ -24,7 +24,7 @@ FACADES = load_recipe(find_recipe("facades")).recipe.labels
 
 
 def small_weights(path: Path, labels: LabelSpace = FACADES) -> Path:
-    architecture = Architecture(size=(64, 64), ngf=2, hidden=4, z_dim=8, latent="noise")
+    architecture = Architecture(size=(64, 64), ngf=2, hidden=4, z_dim=8, latent="noise", norm="instance")
     generator = Generator(architecture, labels.semantic_channels)
     initialize(generator, seed=0)
     save_weights(path, Card(name="small", architecture=architecture, labels=labels), effective_state(generator), None)
@@ -72,6 +72,14 @@ def test_the_sheet_shows_every_mask_beside_its_first_renders(tmp_path, weights):
     for i, sample in enumerate(samples):
         tile = Image.fromarray(sample).resize((160, 160), Image.Resampling.LANCZOS)
         assert sheet.crop(((i + 1) * 164, 0, (i + 1) * 164 + 160, 160)).tobytes() == tile.tobytes()
+
+
+def test_the_sheet_is_what_its_suffix_says(tmp_path, weights):
+    examples(ExamplesOptions(tmp_path, weights, sheet=tmp_path / "sheet.png"))
+    assert Image.open(tmp_path / "sheet.png").format == "PNG"
+    with pytest.raises(UserError, match=r"s\.txt: expected a name that ends in \.jpg"):
+        examples(ExamplesOptions(tmp_path / "new", weights, sheet=tmp_path / "s.txt"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_dry_run_writes_nothing(tmp_path, weights):
