@@ -11,14 +11,14 @@ from typing import Any
 from ..backends import open_backend
 from ..core.errors import PartialFailure, UserError
 from ..core.recipe import shipped_weights
-from ..core.report import Report, Silent
+from ..core.report import Report, Silent, count
 from ..store import manifest
 from ..store.atomic import remove_parts
 from ..store.h5 import file_sha256
 from .rendering.archive import write_archive
 from .rendering.gallery import write_gallery
 from .rendering.options import RenderOptions, Source, edge_source
-from .rendering.pipeline import Outcome, check_masks, render_masks
+from .rendering.pipeline import Outcome, advice, check_masks, failure_of, render_masks
 from .rendering.plan import Plan, make_plan
 from .rendering.write import ImageWriter
 
@@ -32,7 +32,7 @@ class RenderResult:
     """What a render came to.
 
     images: rendered now (or to be rendered, in a dry run); skipped: there already; seconds: of rendering alone.
-    problems: masks that were left out.
+    failures: what the masks raised that were left out.
     """
 
     out: Path
@@ -44,7 +44,7 @@ class RenderResult:
     manifest: Path
     h5: Path | None
     gallery: Path | None
-    problems: tuple[str, ...]
+    failures: tuple[UserError, ...]
     dry_run: bool
 
     @property
@@ -65,33 +65,30 @@ class RenderResult:
             "manifest": str(self.manifest),
             "h5": str(self.h5) if self.h5 else None,
             "gallery": str(self.gallery) if self.gallery else None,
-            "problems": list(self.problems),
+            "problems": [e.line for e in self.failures],
             "dry_run": self.dry_run,
         }
 
     def lines(self) -> list[str]:
         """A summary for people."""
         if self.dry_run:
-            return [f"would render {_images(self.images)} of {self.masks} masks to {self.out} ({self.skipped} there)"]
-        there = f", {self.skipped} there already" if self.skipped else ""
+            there = f" ({self.skipped:,} there)" if self.skipped else ""
+            return [f"would render {count(self.images, 'image')} of {count(self.masks, 'mask')} to {self.out}{there}"]
+        there = f", {self.skipped:,} there already" if self.skipped else ""
         rate = f" in {self.seconds:.1f} s ({self.rate:.1f} images/s)" if self.images else ""
-        lines = [f"{_images(self.images)} of {self.masks} masks{rate}{there}: {self.out}"]
+        lines = [f"{count(self.images, 'image')} of {count(self.masks, 'mask')}{rate}{there}: {self.out}"]
         if self.gallery:
             lines.append(f"gallery: {self.gallery}")
         return lines
 
     def raise_for_problems(self) -> None:
         """Raise PartialFailure where masks were left out."""
-        if self.problems:
+        if self.failures:
             raise PartialFailure(
-                f"{len(self.problems)} of {self.masks} masks were left out",
-                problems=self.problems,
-                hint="mend them and run the same command again; what is there is skipped",
+                f"{len(self.failures)} of {count(self.masks, 'mask')} were left out",
+                problems=[e.line for e in self.failures],
+                hint=f"{advice(self.failures)}; then run the same command again: what is there is skipped",
             )
-
-
-def _images(n: int) -> str:
-    return f"{n:,} image{'s' * (n != 1)}"
 
 
 def render(options: RenderOptions, report: Report | None = None) -> RenderResult:
@@ -109,7 +106,7 @@ def render_with(source: Source, options: RenderOptions, report: Report) -> Rende
     Writes the images, manifest.jsonl, renders.h5 and index.html in ``options.out``. Nothing is written before
     every mask has been read once (unless skip_bad), and nothing half-written ever has its final name. May be
     interrupted at any time; the same call goes on.
-    Raises UserError that lists all problems. Masks that turn out bad later are in the result's ``problems``.
+    Raises UserError that lists all problems. Masks that turn out bad later are in the result's ``failures``.
     """
     num_workers = options.workers or min(MAX_WORKERS, os.cpu_count() or 1)
     manifest_path = options.out / manifest.NAME
@@ -145,23 +142,21 @@ def render_with(source: Source, options: RenderOptions, report: Report) -> Rende
         manifest=manifest_path,
         h5=h5,
         gallery=gallery,
-        problems=tuple(outcome.problems),
+        failures=tuple(outcome.failures),
         dry_run=options.dry_run,
     )
 
 
 def _render(plan: Plan, journal: manifest.ManifestWriter, num_workers: int, report: Report) -> Outcome:
     remove_parts(plan.options.out)
-    if journal.journal.newest_options != plan.row:
-        journal.append(plan.row)
     total = len(plan.targets) * plan.options.samples
     with (
         report.progress("rendering", total) as task,
-        ImageWriter(plan.options, plan.row["id"], journal, num_workers) as writer,
+        ImageWriter(plan, journal, num_workers) as writer,
     ):
         outcome = render_masks(plan, writer, num_workers, task)
-    if len(outcome.problems) == len(plan.targets):
-        raise UserError(f"{plan.options.masks}: none of the masks can be rendered", problems=outcome.problems)
+    if len(outcome.failures) == len(plan.targets):
+        raise failure_of(plan, outcome.failures)
     return outcome
 
 

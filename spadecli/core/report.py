@@ -12,6 +12,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
+def count(n: int, noun: str) -> str:
+    """ "1 mask", "2,000 masks"."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 class Task(Protocol):
     """One progress bar."""
 

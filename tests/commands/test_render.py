@@ -150,7 +150,7 @@ def test_killed_process_leaves_a_folder_that_goes_on(folder, how):
 
 def test_other_options_name_overwrite(folder):
     run(folder, samples=2)
-    with pytest.raises(UserError, match="differently") as e:
+    with pytest.raises(UserError, match="would replace") as e:
         run(folder, seed=1, samples=2, size=(32, 32))
     assert "6 images" in e.value.problems[0]
     assert "size 64x64 (now 32x32)" in e.value.problems[0]
@@ -168,6 +168,13 @@ def test_a_changed_mask_is_noticed(folder):
     with pytest.raises(UserError) as e:
         run(folder)
     assert "changed since" in e.value.problems[0]
+    assert e.value.hint.startswith("replace its images with --overwrite, or give another folder with -o")
+    assert "mend" not in e.value.hint
+    write_mask(folder / "masks/x.png", value=9)
+    with pytest.raises(UserError, match="2 of 4") as e:
+        run(folder)
+    assert all(way in e.value.hint for way in ("mend or remove", "--overwrite", "--skip-bad"))
+    (folder / "masks/x.png").unlink()
     replaced = run(folder, overwrite=True)
     assert (replaced.images, replaced.skipped) == (1, 2)
     assert read_manifest(replaced.manifest).masks["a"]["shares"] == {"<b>door</b>": 1.0}
@@ -186,7 +193,9 @@ def test_files_of_other_programs_are_kept(folder):
     (folder / "out/a_0.png").write_bytes(b"mine")
     with pytest.raises(UserError) as e:
         run(folder)
-    assert "not made by spade render: 1 images, the first a_0.png" in e.value.problems[0]
+    assert e.value.problems[0].startswith("in no manifest.jsonl (of another program, or the manifest was removed)")
+    assert e.value.problems[0].endswith(": 1 image, the first a_0.png")
+    assert "--overwrite" in e.value.hint
     assert (folder / "out/a_0.png").read_bytes() == b"mine"
 
 
@@ -267,12 +276,12 @@ def test_options_that_cannot_be_are_listed_at_once(folder):
     for part in (
         "--samples 0",
         "--batch 0",
-        "--quality 101",
-        "PNG is lossless",
+        "--quality 101: PNG is lossless",
         "no edge channel",
         "size that fits is",
     ):
         assert part in text
+    assert text.count("--quality") == 1
     assert not (folder / "out").exists()
 
 
@@ -311,8 +320,23 @@ def test_bad_masks_are_all_listed_and_nothing_is_written(folder):
 
 def test_skip_bad_with_no_good_mask(tmp_path):
     write_mask(tmp_path / "masks/x.png", value=9)
-    with pytest.raises(UserError, match="none of the masks"):
+    with pytest.raises(UserError, match=r"x\.png: values outside") as alone:
         run(tmp_path, skip_bad=True)
+    assert "--skip-bad" not in str(alone.value)
+    assert not (tmp_path / "out").exists()
+    write_mask(tmp_path / "masks/y.png", value=9)
+    with pytest.raises(UserError, match="2 of 2 masks cannot be rendered") as both:
+        run(tmp_path, skip_bad=True)
+    assert "--skip-bad" not in both.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_wrong_with_a_single_mask_is_said_once(tmp_path):
+    path = write_mask(tmp_path / "masks/x.png", value=9)
+    with pytest.raises(UserError) as e:
+        run(tmp_path, masks=path)
+    assert str(e.value).count("x.png") == 1
+    assert "--skip-bad" not in str(e.value)
 
 
 def test_places_that_cannot_be(folder):
@@ -380,9 +404,66 @@ def test_output_that_is_not_finite_is_refused(folder):
         def run(self, labels, edges, z):
             return super().run(labels, edges, z) * np.float32(np.nan)
 
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match=r"Häuser #1_0\.png: .*not finite"):
         run(folder, Broken())
-    assert images(folder / "out") == {}
+    assert not (folder / "out").exists()
+    run(folder)
+    before = {p: p.read_bytes() for p in (folder / "out").rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="not finite"):
+        run(folder, Broken(), sha256="b" * 64, overwrite=True)
+    assert {p: p.read_bytes() for p in (folder / "out").rglob("*") if p.is_file()} == before
+
+
+def test_too_little_memory_names_batch(folder):
+    class Small(FakeBackend):
+        def run(self, labels, edges, z):
+            raise MemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match="out of memory on cpu with 6 images of 64x64") as e:
+        run(folder, Small(), samples=2, batch=6)
+    assert "--batch 3" in e.value.hint
+    with pytest.raises(UserError) as e:
+        run(folder, Small(), batch=1)
+    assert "--size" in e.value.hint
+
+
+@pytest.mark.parametrize("damage", [b"", b"something else"])
+def test_images_that_were_cut_off_or_replaced_are_made_again(folder, damage):
+    out = run(folder, samples=2).out
+    before = images(out)
+    (out / "a_1.png").write_bytes(damage)
+    again = run(folder, samples=2)
+    assert (again.images, again.skipped) == (1, 5)
+    assert images(out) == before
+
+
+def test_broken_images_are_named_before_they_go_into_the_archive(folder):
+    out = run(folder).out
+    sizes = {name: len(data) for name, data in images(out).items()}
+    (out / "a_0.png").write_bytes(bytes(sizes["a_0.png"]))
+    (out / "Häuser #1_0.png").write_bytes(bytes(sizes["Häuser #1_0.png"]))
+    with pytest.raises(UserError, match="2 images of 3 cannot go into") as e:
+        run(folder, pixels_in_h5=True)
+    assert ["Häuser #1_0.png" in e.value.problems[0], "a_0.png" in e.value.problems[1]] == [True, True]
+    assert "remove them" in e.value.hint
+
+
+def test_far_too_many_samples_are_refused_at_once(folder, monkeypatch):
+    for samples in (100_001, 10**11):
+        with pytest.raises(UserError, match="expected at most 100,000"):
+            run(folder, samples=samples, dry_run=True)
+    monkeypatch.setattr("spadecli.commands.rendering.plan.MAX_IMAGES", 5)
+    with pytest.raises(UserError, match="6 images of 3 masks; expected at most 5"):
+        run(folder, samples=2, dry_run=True)
+
+
+def test_a_gallery_leaves_out_masks_without_a_row(folder):
+    manifest = run(folder).manifest
+    lines = manifest.read_text("utf-8").splitlines(keepends=True)
+    manifest.write_text("".join(row for row in lines if '"kind":"mask","mask":"a"' not in row), "utf-8")
+    gallery = run(folder, masks=folder / "masks/deep").gallery
+    assert 'data-name="deep/er/b"' in gallery.read_text("utf-8")
+    assert 'data-name="a"' not in gallery.read_text("utf-8")
 
 
 def test_result_as_json(folder):
@@ -391,3 +472,4 @@ def test_result_as_json(folder):
     assert data["images"] == 3
     assert Path(data["gallery"]).is_file()
     assert dataclasses.replace(result, seconds=2.0).rate == 1.5
+    assert dataclasses.replace(result, images=1, masks=1).lines()[0].startswith("1 image of 1 mask in ")

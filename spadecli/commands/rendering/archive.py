@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from ...core.errors import UserError
 from ...core.parallel import map_in_order
+from ...core.report import count
 from ...core.seeds import sample_z
+from ...core.sizes import format_size
 from ...data.masks import read_photo
 from ...store import h5
 from ...store.manifest import Journal, Row
@@ -24,7 +28,7 @@ def write_archive(out: Path, journal: Journal, rows: Sequence[Row], with_pixels:
 
     Datasets: ``mask_name`` and ``file`` (text), ``sample`` i4, ``seed`` u8 (64-bit; 0 without z), ``z`` f4 [R,Z],
     and ``image`` u1 [R,H,W,3] if with_pixels.
-    Raises UserError where the images differ in size and pixels are wanted.
+    Raises UserError where pixels are wanted and the images differ in size, or some are broken (all are named).
     """
     path = out / NAME
     source = h5.source_digest((row["file"], row["sha256"]) for row in rows)
@@ -68,5 +72,25 @@ def _write_tables(f: h5py.File, rows: Sequence[Row], z_dim: int) -> None:
 def _write_pixels(f: h5py.File, out: Path, rows: Sequence[Row], size: tuple[int, ...], num_workers: int) -> None:
     images = h5.images_dataset(f, "image", (len(rows), *size, 3), "u1")
     files = (out / row["file"] for row in rows)
-    for i, pixels in enumerate(map_in_order(read_photo, files, num_workers)):
-        images[i] = pixels
+    problems = []
+    for i, pixels in enumerate(map_in_order(partial(_read_or_tell, size=size), files, num_workers)):
+        if isinstance(pixels, str):
+            problems.append(pixels)
+        else:
+            images[i] = pixels
+    if problems:
+        raise UserError(
+            f"{out}: {count(len(problems), 'image')} of {len(rows):,} cannot go into {NAME}",
+            problems=problems,
+            hint="remove them and run the same command again, which renders them anew",
+        )
+
+
+def _read_or_tell(path: Path, size: tuple[int, ...]) -> NDArray[np.uint8] | str:
+    try:
+        pixels = read_photo(path)
+    except UserError as e:
+        return e.line
+    if pixels.shape[:2] != size:
+        return f"{path}: {format_size(pixels.shape[:2])}, but rendered at {format_size((size[0], size[1]))}"
+    return pixels

@@ -26,7 +26,8 @@ def write_gallery(out: Path, journal: Journal, rows: Sequence[Row]) -> Path:
         loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     options = journal.newest_options or {}
-    groups = [(key, list(group)) for key, group in groupby(rows, key=lambda row: row["mask"])]
+    known = (row for row in rows if row["mask"] in journal.masks)  # a mask's row comes with its next render
+    groups = [(key, list(group)) for key, group in groupby(known, key=lambda row: row["mask"])]
     channel_of = {c["name"]: i for i, c in enumerate(options.get("classes", ()))}
     page = environment.get_template("gallery.html.jinja").render(
         title=f"{options.get('card', 'spade')} renders",

@@ -18,12 +18,16 @@ from .options import edge_source
 from .plan import Image, Plan, Target
 
 
+class ChangedMask(UserError):
+    """A mask of which images are there that were made from another version of it."""
+
+
 @dataclass(frozen=True)
 class LoadedMask:
     """A mask that is ready to render, and which of its images are still to be made.
 
     codes: uint8 [H,W] label codes; edges: uint8 [H,W] or None for zeros. Both None where there is nothing left
-    to do. row: the manifest's ``mask`` row. digests: sample number -> digest.
+    to do. row: the manifest's ``mask`` row.
     """
 
     target: Target
@@ -32,7 +36,6 @@ class LoadedMask:
     codes: NDArray[np.uint8] | None
     edges: NDArray[np.uint8] | None
     todo: tuple[Image, ...]
-    digests: dict[int, str]
     needs_color: bool
 
     @property
@@ -45,34 +48,34 @@ def load(plan: Plan, target: Target, check_only: bool = False) -> LoadedMask:
     """Read a mask, unless all of its images are there. Safe to call from several threads.
 
     check_only: read it in any case, but make no components, which take longer than all the rest.
-    Raises UserError where the mask is bad, or where images of another version of it are there.
+    Raises UserError where the mask is bad, ChangedMask where images of another version of it are there.
     """
     mask_sha256 = file_sha256(target.mask)
     instances_sha256 = file_sha256(target.instances) if target.instances else ""
-    images = plan.images(target)
-    digests = {i.sample: plan.digest(i, mask_sha256, instances_sha256) for i in images}
-    todo = tuple(i for i in images if not _is_done(plan, target, i, digests[i.sample]))
+    hashes = (mask_sha256, instances_sha256)
+    todo = tuple(image for image in plan.images(target) if not _is_done(plan, target, image, *hashes))
     row = plan.journal.masks.get(target.key)
     known = row is not None and row["sha256"] == mask_sha256 and row["options"] == plan.row["id"]
     needs_color = plan.options.gallery and not (known and (plan.options.out / target.colored_file).exists())
     if row is not None and known and not (todo or needs_color or check_only):
         height, width = row["source_size"]
-        return LoadedMask(target, row, (height, width), None, None, todo, digests, needs_color)
+        return LoadedMask(target, row, (height, width), None, None, todo, needs_color)
     codes, edges, source_size = _decode(plan, target, with_components=not check_only)
     row = _mask_row(plan, target, codes, source_size, mask_sha256, instances_sha256)
-    return LoadedMask(target, row, source_size, codes, edges, todo, digests, needs_color)
+    return LoadedMask(target, row, source_size, codes, edges, todo, needs_color)
 
 
-def _is_done(plan: Plan, target: Target, image: Image, digest: str) -> bool:
+def _is_done(plan: Plan, target: Target, image: Image, mask_sha256: str, instances_sha256: str) -> bool:
     row = plan.journal.images.get(image.file)
     path = plan.options.out / image.file
     if row is None or not path.exists():
         return False
-    if row["digest"] == digest:
-        return True
+    if row["digest"] == plan.digest(image, mask_sha256, instances_sha256):
+        return bool(row.get("num_bytes") == path.stat().st_size)  # else cut off or replaced: made again
     if not plan.options.overwrite:
-        raise UserError(
-            f"{target.mask}: changed since {path} was rendered from it", hint="replace the image with --overwrite"
+        raise ChangedMask(
+            f"{target.mask}: changed since {path} was rendered from it",
+            hint="replace its images with --overwrite, or give another folder with -o",
         )
     return False
 

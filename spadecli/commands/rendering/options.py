@@ -18,6 +18,7 @@ from ...data.masks import MaskFormat
 ImageFormat = Literal["png", "jpeg", "webp"]
 SUFFIXES: dict[ImageFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 DEFAULT_QUALITY = 92
+MAX_SAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class RenderOptions:
 
     masks: a folder (searched in depth) or one mask file.
     weights: None for the shipped facades weights.
-    samples: images per mask. seed: any integer; one z per (seed, mask, sample).
+    samples: images per mask, at most MAX_SAMPLES. seed: any integer; one z per (seed, mask, sample).
     size: (height, width), "native" for each mask's own size rounded to the network's stride, None for the
         card's training size.
     quality: 1 to 100, for jpeg and webp.
@@ -92,15 +93,17 @@ def check_options(options: RenderOptions, card: Card) -> None:
         )
         if value is not None and value < least
     ]
+    if options.samples > MAX_SAMPLES:
+        problems.append(f"--samples {options.samples}: expected at most {MAX_SAMPLES:,}")
     if options.samples > 1 and not card.architecture.uses_z:
         problems.append(
             f"--samples {options.samples}: weights {card.name!r} start from the map alone (latent = map), "
             "so that every sample of a mask would be the same image; leave --samples at 1"
         )
-    if options.quality is not None and not 1 <= options.quality <= 100:
-        problems.append(f"--quality {options.quality}: expected 1 to 100")
     if options.quality is not None and options.image_format == "png":
-        problems.append("--quality: PNG is lossless; choose --format jpeg or webp")
+        problems.append(f"--quality {options.quality}: PNG is lossless; choose --format jpeg or webp")
+    elif options.quality is not None and not 1 <= options.quality <= 100:
+        problems.append(f"--quality {options.quality}: expected 1 to 100")
     if options.instances and not options.use_edges:
         problems.append("--instances and --no-edges exclude each other")
     elif options.instances and not card.labels.instances:

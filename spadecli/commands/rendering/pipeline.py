@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from ...backends.base import Backend
 from ...core.errors import UserError
 from ...core.parallel import map_in_order
-from ...core.report import Task
+from ...core.report import Task, count
 from ...core.seeds import sample_z
 from ...core.sizes import Size
-from .load import LoadedMask, load
+from .load import ChangedMask, LoadedMask, load
 from .plan import Image, Plan, Target
 from .write import ImageWriter
 
@@ -25,12 +25,12 @@ MAX_OPEN_BATCHES = 64
 
 @dataclass
 class Outcome:
-    """What a run came to: images rendered and skipped, masks of another size than their own, bad masks."""
+    """What a run came to: images rendered and skipped, masks of another size than their own, what bad masks raised."""
 
     images: int = 0
     skipped: int = 0
     rounded: int = 0
-    problems: list[str] = field(default_factory=list)
+    failures: list[UserError] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,31 @@ def default_batch(device: str, size: Size) -> int:
 def check_masks(plan: Plan, num_workers: int, task: Task) -> Outcome:
     """Read every mask once. Raises UserError that lists all that are bad; else tells what there is to do."""
     outcome = Outcome()
-    for mask in _load_all(plan, num_workers, outcome.problems, check_only=True):
-        _count(mask, outcome)
+    for mask in _load_all(plan, num_workers, outcome.failures, check_only=True):
+        _count(mask, plan, outcome)
         outcome.images += len(mask.todo)
         task.advance()
-    if outcome.problems:
-        raise UserError(
-            f"{plan.options.masks}: {len(outcome.problems)} of {len(plan.targets)} masks cannot be rendered",
-            problems=outcome.problems,
-            hint="mend or remove them; --skip-bad leaves them out",
-        )
+    if outcome.failures:
+        raise failure_of(plan, outcome.failures, skip="; --skip-bad leaves them out")
     return outcome
+
+
+def failure_of(plan: Plan, failures: Sequence[UserError], skip: str = "") -> UserError:
+    """One error for what is wrong with several masks; where there is only one mask, its own error."""
+    if len(plan.targets) == 1:
+        return failures[0]
+    return UserError(
+        f"{plan.options.masks}: {len(failures)} of {len(plan.targets)} masks cannot be rendered",
+        problems=[e.line for e in failures],
+        hint=advice(failures) + skip,
+    )
+
+
+def advice(failures: Sequence[UserError]) -> str:
+    """What to do about bad masks, about changed masks, or about both."""
+    changed = [e.hint for e in failures if isinstance(e, ChangedMask)]
+    bad = ["mend or remove masks that are bad"] if len(changed) < len(failures) else []
+    return "; ".join(bad + changed[:1])
 
 
 def render_masks(plan: Plan, writer: ImageWriter, num_workers: int, task: Task) -> Outcome:
@@ -71,23 +85,26 @@ def render_masks(plan: Plan, writer: ImageWriter, num_workers: int, task: Task) 
 
     def run(items: Sequence[Item]) -> None:
         for item, outputs in zip(items, _run_batch(backend, items), strict=True):
+            if item.images[0] is item.mask.todo[0]:
+                writer.write_mask(item.mask, backend.card.labels)
             for image, output in zip(item.images, outputs, strict=True):
                 writer.write_image(item.mask, image, output)
         num_images = sum(len(item.images) for item in items)
         outcome.images += num_images
         task.advance(num_images)
 
-    for mask in _load_all(plan, num_workers, outcome.problems):
-        _count(mask, outcome)
-        task.advance(len(mask.digests) - len(mask.todo))
-        writer.write_mask(mask, backend.card.labels)
+    for mask in _load_all(plan, num_workers, outcome.failures):
+        _count(mask, plan, outcome)
+        task.advance(plan.options.samples - len(mask.todo))
+        if not mask.todo:
+            writer.write_mask(mask, backend.card.labels)
         batches.add(mask, run)
     batches.finish(run)
     return outcome
 
 
-def _count(mask: LoadedMask, outcome: Outcome) -> None:
-    outcome.skipped += len(mask.digests) - len(mask.todo)
+def _count(mask: LoadedMask, plan: Plan, outcome: Outcome) -> None:
+    outcome.skipped += plan.options.samples - len(mask.todo)
     outcome.rounded += mask.is_rounded
 
 
@@ -122,7 +139,10 @@ class _Batches:
 
 
 def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.float32]]:
-    """Outputs of one network call, item by item: float32 [S,3,H,W] each."""
+    """Outputs of one network call, item by item: float32 [S,3,H,W] each.
+
+    Raises UserError where the device has too little memory, or where an output is not finite.
+    """
     labels = np.stack([item.codes for item in items])
     edges = None
     if any(item.mask.edges is not None for item in items):
@@ -130,23 +150,39 @@ def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.f
     z_dim = backend.card.architecture.z_dim
     seeds = [image.seed for item in items for image in item.images]
     z = np.stack([sample_z(s, z_dim) for s in seeds if s is not None]) if seeds[0] is not None else None
-    outputs = backend.run(labels, edges, z)
+    try:
+        outputs = backend.run(labels, edges, z)
+    except MemoryError as e:
+        height, width = labels.shape[1:]
+        raise UserError(
+            f"out of memory on {backend.device} with {count(len(seeds), 'image')} of {height}x{width} in a call",
+            hint=f"--batch {len(seeds) // 2} halves it" if len(seeds) > 1 else "give a smaller --size",
+        ) from e
+    if not np.isfinite(outputs).all():
+        files = (image.file for item in items for image in item.images)
+        file = next(file for file, output in zip(files, outputs, strict=True) if not np.isfinite(output).all())
+        raise UserError(
+            f"{file}: the network's output is not finite",
+            hint="the weights are damaged or overflow: train or convert them again",
+        )
     return iter(outputs.reshape(len(items), -1, *outputs.shape[1:]))
 
 
-def _load_all(plan: Plan, num_workers: int, problems: list[str], check_only: bool = False) -> Iterator[LoadedMask]:
-    """Masks in order, read ahead by threads in bounded number; what is wrong with bad ones goes to ``problems``."""
+def _load_all(
+    plan: Plan, num_workers: int, failures: list[UserError], check_only: bool = False
+) -> Iterator[LoadedMask]:
+    """Masks in order, read ahead by threads in bounded number; what bad ones raise goes to ``failures``."""
 
-    def load_or_tell(target: Target) -> LoadedMask | str:
+    def load_or_tell(target: Target) -> LoadedMask | UserError:
         try:
             return load(plan, target, check_only)
         except UserError as e:
-            return e.line
+            return e
         except OSError as e:
-            return f"{target.mask}: cannot be read ({e.strerror})"
+            return UserError(f"{target.mask}: cannot be read ({e.strerror})")
 
     for result in map_in_order(load_or_tell, plan.targets, num_workers):
-        if isinstance(result, str):
-            problems.append(result)
+        if isinstance(result, UserError):
+            failures.append(result)
         else:
             yield result

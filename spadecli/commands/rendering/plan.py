@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
+from ...core.report import count
 from ...core.seeds import sample_seed
 from ...data.folder import scan
-from ...store.manifest import Journal, Row
+from ...store.manifest import NAME, Journal, Row
 from .options import RenderOptions, Source, check_options, options_row
 
 MAX_NAME_BYTES = 255 - len(".4194304.part")  # what file systems allow, less the ending of a file being written
+MAX_IMAGES = 10_000_000  # of one call
 OPTION_WORDS = ("backend", "size", "edges", "mask_format", "format", "quality")
 
 
@@ -33,7 +35,7 @@ class Target:
         return f"_masks/{self.key}_mask.png"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """One image to render: its sample number, its 64-bit seed (None where there is no z), its relative name."""
 
@@ -58,15 +60,14 @@ class Plan:
         newest = self.journal.newest_options
         return newest is not None and newest["weights_sha256"] != self.source.sha256
 
-    def images(self, target: Target) -> list[Image]:
-        """Every image of a mask, rendered already or not."""
+    def images(self, target: Target) -> Iterator[Image]:
+        """Every image of a mask in order of sample, rendered already or not."""
         options = self.options
         key = "" if options.shared_z else target.key
         has_z = self.source.backend.card.architecture.uses_z
-        return [
-            Image(i, sample_seed(options.seed, key, i) if has_z else None, f"{target.key}_{i}{options.suffix}")
-            for i in range(options.samples)
-        ]
+        for i in range(options.samples):
+            seed = sample_seed(options.seed, key, i) if has_z else None
+            yield Image(i, seed, f"{target.key}_{i}{options.suffix}")
 
     def digest(self, image: Image, mask_sha256: str, instances_sha256: str) -> str:
         """What an image is made of, in one hash: weights, options, mask, instance map, seed."""
@@ -81,9 +82,15 @@ def make_plan(options: RenderOptions, source: Source, journal: Journal) -> Plan:
     """
     check_options(options, source.backend.card)
     targets = _find_targets(options)
+    if len(targets) * options.samples > MAX_IMAGES:
+        raise UserError(
+            f"--samples {options.samples}: {len(targets) * options.samples:,} images of {len(targets):,} masks; "
+            f"expected at most {MAX_IMAGES:,}",
+            hint="render with fewer samples, or some of the masks at a time",
+        )
     _check_places(options, targets)
     plan = Plan(options, source, options_row(options, source), tuple(targets), journal)
-    if not options.overwrite:
+    if options.out.exists() and not options.overwrite:
         _check_renders_there(plan)
     return plan
 
@@ -150,9 +157,9 @@ def _check_renders_there(plan: Plan) -> None:
             if reason := _why_refused(plan, image):
                 files.setdefault(reason, []).append(image.file)
     if files:
-        problems = [f"{reason}: {len(names)} images, the first {names[0]}" for reason, names in files.items()]
+        problems = [f"{reason}: {count(len(names), 'image')}, the first {names[0]}" for reason, names in files.items()]
         raise UserError(
-            f"{out}: images are there already that this command would make differently",
+            f"{out}: images are there already that this command would replace",
             problems=problems,
             hint="give another folder with -o; or replace them with --overwrite",
         )
@@ -163,12 +170,12 @@ def _why_refused(plan: Plan, image: Image) -> str:
     if row is None:
         # in a folder with a manifest this is what a kill between an image and its row leaves
         foreign = plan.journal.newest_options is None and (plan.options.out / image.file).exists()
-        return "not made by spade render" if foreign else ""
+        return f"in no {NAME} (of another program, or the manifest was removed)" if foreign else ""
     if not (plan.options.out / image.file).exists():
         return ""
     if row["options"] != plan.row["id"]:
-        old = plan.journal.options.get(row["options"], {})
-        return "made with " + changes(old, plan.row, OPTION_WORDS)
+        old = plan.journal.options.get(row["options"])
+        return "made with " + (changes(old, plan.row, OPTION_WORDS) if old else f"options that {NAME} does not hold")
     if row["seed"] != seed_text(image.seed):
         return "made with another seed"
     return ""

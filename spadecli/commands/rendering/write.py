@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ParamSpec, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,11 @@ from ...data.pixels import image_bytes
 from ...store.atomic import write_bytes
 from ...store.manifest import ManifestWriter
 from .load import LoadedMask
-from .options import ImageFormat, RenderOptions
-from .plan import Image, seed_text
+from .options import ImageFormat
+from .plan import Image, Plan, seed_text
 
 WAITING_PER_WORKER = 8
+P = ParamSpec("P")
 
 
 def encode_image(pixels: NDArray[np.uint8], image_format: ImageFormat, quality: int | None) -> bytes:
@@ -46,35 +48,39 @@ def encode_colored(codes: NDArray[np.uint8], labels: LabelSpace) -> bytes:
 class ImageWriter:
     """Encodes and writes in threads, with a bounded number of images waiting.
 
+    The first mask brings the options row into the manifest before its own.
     Leaving the block waits for what is under way. The first failure of a thread is raised in the caller.
     """
 
-    def __init__(self, options: RenderOptions, options_id: str, manifest: ManifestWriter, num_workers: int) -> None:
-        self._options, self._options_id, self._manifest = options, options_id, manifest
+    def __init__(self, plan: Plan, manifest: ManifestWriter, num_workers: int) -> None:
+        self._plan, self._manifest = plan, manifest
         self._threads = ThreadPoolExecutor(num_workers, "write")
         self._waiting: deque[Future[None]] = deque()
         self._limit = num_workers * WAITING_PER_WORKER
 
     def write_image(self, mask: LoadedMask, image: Image, output: NDArray[np.float32]) -> None:
-        """Queue one network output float32 [3,H,W]."""
-        self._queue(self._threads.submit(self._write_image, mask, image, output))
+        """Queue one network output float32 [3,H,W] of a mask that :meth:`write_mask` was called with."""
+        self._queue(self._write_image, mask, image, output)
 
     def write_mask(self, mask: LoadedMask, labels: LabelSpace) -> None:
-        """Queue the coloured mask and the mask's row."""
-        self._queue(self._threads.submit(self._write_mask, mask, labels))
+        """Put the mask's row into the manifest, before those of its images, and queue the coloured mask."""
+        if self._manifest.journal.newest_options != self._plan.row:
+            self._manifest.append(self._plan.row)
+        if self._manifest.journal.masks.get(mask.target.key) != mask.row:
+            self._manifest.append(mask.row)
+        if mask.needs_color and mask.codes is not None:
+            self._queue(self._write_colored, mask.target.colored_file, mask.codes, labels)
 
-    def _queue(self, future: Future[None]) -> None:
-        self._waiting.append(future)
+    def _queue(self, write: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        self._waiting.append(self._threads.submit(write, *args, **kwargs))
         while len(self._waiting) > self._limit or (self._waiting and self._waiting[0].done()):
             self._waiting.popleft().result()
 
     def _write_image(self, mask: LoadedMask, image: Image, output: NDArray[np.float32]) -> None:
-        path = self._options.out / image.file
-        if not np.isfinite(output).all():
-            raise UserError(f"{path}: the network's output is not finite; the weights are damaged or overflow")
+        options = self._plan.options
         pixels = image_bytes(output)
-        data = encode_image(pixels, self._options.image_format, self._options.lossy_quality)
-        _write(path, data)
+        data = encode_image(pixels, options.image_format, options.lossy_quality)
+        _write(options.out / image.file, data)
         row = {
             "kind": "image",
             "mask": mask.target.key,
@@ -82,18 +88,16 @@ class ImageWriter:
             "seed": seed_text(image.seed),
             "file": image.file,
             "size": list(pixels.shape[:2]),
-            "options": self._options_id,
+            "options": self._plan.row["id"],
             "mask_sha256": mask.row["sha256"],
-            "digest": mask.digests[image.sample],
+            "digest": self._plan.digest(image, mask.row["sha256"], mask.row["instances_sha256"]),
             "sha256": hashlib.sha256(data).hexdigest(),
+            "num_bytes": len(data),
         }
         self._manifest.append(row)
 
-    def _write_mask(self, mask: LoadedMask, labels: LabelSpace) -> None:
-        if mask.needs_color and mask.codes is not None:
-            _write(self._options.out / mask.target.colored_file, encode_colored(mask.codes, labels))
-        if self._manifest.journal.masks.get(mask.target.key) != mask.row:
-            self._manifest.append(mask.row)
+    def _write_colored(self, file: str, codes: NDArray[np.uint8], labels: LabelSpace) -> None:
+        _write(self._plan.options.out / file, encode_colored(codes, labels))
 
     def __enter__(self) -> Self:
         return self
