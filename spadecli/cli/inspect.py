@@ -13,9 +13,13 @@ from rich.table import Table
 from .pack import MaskFormat
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
+MAX_SHOWN = 50  # of a list, without --json
+
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A mask, a folder of masks, a recipe, weights or an .h5 file.")],
+    path: Annotated[
+        Path, typer.Argument(help="A mask, a folder (of masks, renders, a run), a recipe, weights or an .h5 file.")
+    ],
     weights: Annotated[
         Path | None, typer.Option("--for", metavar="WEIGHTS", help="Check that it fits these weights.")
     ] = None,
@@ -49,7 +53,14 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         elif value not in ("", None, []):
-            yield prefix + key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield prefix + key, _in_short(value) if isinstance(value, list) else str(value)
+
+
+def _in_short(values: list[Any]) -> str:
+    """A list in a line: mappings as "key value" each, and no more than the first MAX_SHOWN."""
+    shown = [" ".join(f"{k} {v}" for k, v in x.items()) if isinstance(x, Mapping) else str(x) for x in values]
+    more = [f"{len(values) - MAX_SHOWN:,} more"] if len(values) > MAX_SHOWN else []
+    return ", ".join(shown[:MAX_SHOWN] + more)
 
 
 def _table(rows: tuple[dict[str, Any], ...]) -> Table:

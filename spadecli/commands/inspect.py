@@ -13,6 +13,7 @@ from ..core.report import Report, Silent
 from ..data.folder import EXPECTED
 from ..data.masks import MaskFormat
 from .inspecting.files import describe_h5, describe_recipe, describe_weights
+from .inspecting.folders import describe_renders, describe_run, is_renders, is_run
 from .inspecting.masks import describe_folder, describe_mask
 
 
@@ -41,7 +42,7 @@ class Inspection:
 
 
 def inspect(options: InspectOptions, report: Report | None = None) -> Inspection:
-    """Describe a mask, a folder of masks, a recipe, weights (.safetensors) or one of spade's .h5 files.
+    """Describe a mask, a folder of masks, renders or a run, a recipe, weights (.safetensors) or an .h5 file of spade's.
 
     Raises UserError where it is unreadable, of unknown kind, or does not fit the label space asked for; all
     problems are listed.
@@ -49,7 +50,13 @@ def inspect(options: InspectOptions, report: Report | None = None) -> Inspection
     labels, owner = _label_space(options)
     path = options.path
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if is_renders(path):
+        kind, facts, rows, own = describe_renders(path)
+        _same_classes(path, own, labels, owner)
+    elif is_run(path):
+        kind, facts, rows, own = describe_run(path)
+        _same_classes(path, own, labels, owner)
+    elif path.is_dir():
         kind, facts, rows = describe_folder(path, labels, options.mask_format, report or Silent())
     elif suffix == ".toml" or str(path) in shipped_recipes():
         kind, facts, rows, own = describe_recipe(str(path))
@@ -69,7 +76,7 @@ def inspect(options: InspectOptions, report: Report | None = None) -> Inspection
     else:
         raise UserError(
             f"{path}: unknown kind of file",
-            hint="expected a mask (.png, .npy), a folder of masks, a recipe (.toml), .safetensors or .h5",
+            hint="expected a mask (.png, .npy), a recipe (.toml), .safetensors, .h5, or a folder of masks or renders",
         )
     return Inspection(str(path), kind, facts, tuple(rows), owner)
 

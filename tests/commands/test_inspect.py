@@ -4,16 +4,23 @@ import json
 
 import numpy as np
 import pytest
+from fake_backend import source, write_mask
 from files import THREE_CLASSES, data_set, save
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
+from spadecli.cli.app import app
 from spadecli.commands.inspect import InspectOptions, inspect
 from spadecli.commands.pack import PackOptions, pack
+from spadecli.commands.render import RenderOptions, render_with
 from spadecli.core.architecture import Architecture
 from spadecli.core.card import Card
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
+from spadecli.core.recipe import find_recipe, load_recipe
+from spadecli.core.report import Silent
 from spadecli.data.masks import colorize
+from spadecli.store.run_folder import RunFolder, RunRecord
 
 MASK = np.array([[0, 0, 2], [2, 2, 2]], np.uint8)
 
@@ -112,6 +119,51 @@ def test_packed_file_and_whether_it_fits(tmp_path, monkeypatch):
         "value 3: no class here, moat there",
         "instance-edge channel: false here, true there",
     )
+
+
+def test_renders(tmp_path):
+    for name in ("a", "b"):
+        write_mask(tmp_path / f"masks/{name}.png")
+    options = RenderOptions(masks=tmp_path / "masks", out=tmp_path / "out", samples=2)
+    render_with(source(), options, Silent())
+    found = inspect(InspectOptions(tmp_path / "out"))
+    assert found.kind == "renders"
+    wanted = {"weights": "fake.safetensors", "seed": "0", "size": "64x64", "masks": 2, "images": 4}
+    assert wanted.items() <= found.facts.items()
+    assert (found.facts["missing"], found.facts["changed"]) == ([], [])
+    (tmp_path / "out/a_0.png").unlink()
+    (tmp_path / "out/b_1.png").write_bytes(b"cut off")
+    facts = inspect(InspectOptions(tmp_path / "out")).facts
+    assert (facts["missing"], facts["changed"]) == (["a_0.png"], ["b_1.png"])
+    with pytest.raises(UserError, match="no label space"):
+        inspect(InspectOptions(tmp_path / "out", recipe="facades"))
+
+
+def test_archive_of_renders_is_short(tmp_path):
+    write_mask(tmp_path / "masks/a.png")
+    render_with(source(), RenderOptions(masks=tmp_path / "masks", out=tmp_path / "out"), Silent())
+    shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "out/renders.h5")]).stdout
+    assert "config.options: weights fake.safetensors" in shown
+    assert "color" not in shown
+    assert max(map(len, shown.splitlines())) < 250
+
+
+def test_run(tmp_path):
+    recipe = load_recipe(find_recipe("facades")).recipe
+    run = RunFolder(tmp_path / "run")
+    made = {"created_by": "spade", "origin": "facades.toml", "data_sha256": "0", "init": None, "fit_minutes": None}
+    record = RunRecord(recipe=recipe, steps=10, **made)
+    run.write(record)
+    run.append_stats({"step": 4})
+    found = inspect(InspectOptions(tmp_path / "run", recipe="facades"))
+    assert (found.kind, found.fits) == ("run", "recipe facades")
+    wanted = {"recipe": "facades", "step": 4, "steps": 10, "finished": False, "weights": None}
+    assert wanted.items() <= found.facts.items()
+    run.write(record.model_copy(update={"finished": True}))
+    assert inspect(InspectOptions(tmp_path / "run")).facts["step"] == 10
+    (tmp_path / "run/run.json").write_text('{"steps": 10}')
+    with pytest.raises(UserError, match=r"run\.json: damaged"):
+        inspect(InspectOptions(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 from ...core.labelspace import LabelSpace
 from ...core.recipe import find_recipe, load_recipe
 from ...store import h5
+from ...store.manifest import Row
 
 Rows = list[dict[str, Any]]
 Description = tuple[str, dict[str, Any], Rows, LabelSpace | None]
@@ -28,7 +29,7 @@ def describe_recipe(name: str) -> Description:
         if (place := getattr(recipe.data, what))
     }
     facts = {"file": str(path), **tree, "labels": _labels_in_short(recipe.labels), "files_exist": there}
-    return "recipe", facts, _classes(recipe.labels), recipe.labels
+    return "recipe", facts, class_rows(recipe.labels), recipe.labels
 
 
 def describe_weights(path: Path) -> Description:
@@ -45,7 +46,7 @@ def describe_weights(path: Path) -> Description:
         "parameters": _parameters(path),
         "bytes": path.stat().st_size,
     }
-    return "weights", facts, _classes(card.labels), card.labels
+    return "weights", facts, class_rows(card.labels), card.labels
 
 
 def describe_h5(path: Path) -> Description:
@@ -60,11 +61,13 @@ def describe_h5(path: Path) -> Description:
         f.visititems(lambda name, node: datasets.update({name: _shape(node)}) if hasattr(node, "shape") else None)
         attributes = {k: _plain(v) for k, v in f.attrs.items() if k not in ("format", "config_json", "report_json")}
     labels = LabelSpace.model_validate(config.pop("labels")) if "labels" in config else None
+    if kind == "renders":
+        config["options"] = [options_in_short(row) for row in config["options"]]
     facts: dict[str, Any] = {**attributes, "config": config, "datasets": datasets, "bytes": path.stat().st_size}
     if labels is not None:
         facts["labels"] = _labels_in_short(labels)
     if kind != "packed":
-        return kind, facts, _classes(labels) if labels else [], labels
+        return kind, facts, class_rows(labels) if labels else [], labels
     return "packed", *_packed(path, facts), labels
 
 
@@ -74,7 +77,7 @@ def _packed(path: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], Rows]:
     packed = Packed(path)
     facts = {"pairs": len(packed), **facts, "photo_sizes": packed.report["photo_sizes"]}
     return facts, [
-        {"value": r["value"], **c} for r, c in zip(_classes(packed.labels), packed.report["classes"], strict=True)
+        {"value": r["value"], **c} for r, c in zip(class_rows(packed.labels), packed.report["classes"], strict=True)
     ]
 
 
@@ -100,7 +103,14 @@ def _labels_in_short(labels: LabelSpace) -> dict[str, Any]:
     }
 
 
-def _classes(labels: LabelSpace) -> Rows:
+def options_in_short(row: Row) -> dict[str, Any]:
+    """What people want to know of the ``options`` row of renders."""
+    wanted = ("weights", "weights_sha256", "seed", "shared_z", "size", "edges", "format", "quality")
+    return {key: row[key] for key in wanted if row.get(key) not in (None, "", False)}
+
+
+def class_rows(labels: LabelSpace) -> Rows:
+    """File values and name of every class."""
     return [{"value": ", ".join(map(str, c.values)), "name": c.name} for c in labels.classes]
 
 
