@@ -33,12 +33,20 @@ def pack(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write. [default: the recipe's]")] = None,
-    instances: Annotated[Path | None, typer.Option("--instances", help="Folder of instance maps.")] = None,
+    instances: Annotated[
+        Path | None, typer.Option("--instances", help="Folder of instance maps, or a COCO .json.")
+    ] = None,
     size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Size to pack at. [the recipe's]")] = None,
     mask_format: MaskFormat = "auto",
-    photo_suffix: Annotated[str, typer.Option(help="Take only photos that end so: _leftImg8bit.png")] = "",
-    mask_suffix: Annotated[str, typer.Option(help="Take only masks that end so: _gtFine_labelIds.png")] = "",
-    instance_suffix: Annotated[str, typer.Option(help="Take only instance maps that end so.")] = "",
+    photo_suffix: Annotated[
+        str | None, typer.Option(help="Take only photos that end so: _leftImg8bit.png [default: the recipe's]")
+    ] = None,
+    mask_suffix: Annotated[
+        str | None, typer.Option(help="Take only masks that end so: _gtFine_labelIds.png [default: the recipe's]")
+    ] = None,
+    instance_suffix: Annotated[
+        str | None, typer.Option(help="Take only instance maps that end so. [default: the recipe's]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a packed file of other content.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad pairs out; exit code 4 if any.")] = False,
     quiet: Quiet = False,

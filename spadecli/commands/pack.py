@@ -14,7 +14,9 @@ from ..core.parallel import map_in_order
 from ..core.recipe import Recipe, find_recipe, load_recipe
 from ..core.report import Report, Silent
 from ..core.sizes import Size, format_size
-from ..data.folder import Item, Kind, Pairing, pair, scan
+from ..data.coco import CocoInstances
+from ..data.files import check_file
+from ..data.folder import Item, Kind, Pairing, of_scenes, pair, read_scenes, scan
 from ..data.masks import MaskFormat
 from ..data.packed import Packed, PackedWriter, create_packed
 from ..data.pairs import read_pair
@@ -26,10 +28,11 @@ SHOWN_NAMES = 5
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What to pack. None and "" mean: as the recipe says.
+    """What to pack. None means: as the recipe says.
 
     recipe: name or file; by default ``recipe.toml`` of the working directory, else the shipped facades.
-    photos, masks, instances: folders, or single files. out: the file to write. size: (height, width).
+    photos, masks, instances: folders, or single files; instances may also be a COCO annotation file (.json).
+    out: the file to write. size: (height, width).
     photo_suffix, mask_suffix, instance_suffix: take only files that end so, and pair them by what stands before.
     skip_bad: leave pairs with mistakes out instead of refusing the whole set.
     """
@@ -41,9 +44,9 @@ class PackOptions:
     out: Path | None = None
     size: Size | None = None
     mask_format: MaskFormat = "auto"
-    photo_suffix: str = ""
-    mask_suffix: str = ""
-    instance_suffix: str = ""
+    photo_suffix: str | None = None
+    mask_suffix: str | None = None
+    instance_suffix: str | None = None
     overwrite: bool = False
     skip_bad: bool = False
     dry_run: bool = False
@@ -84,6 +87,12 @@ class _Plan(NamedTuple):
     options: PackOptions
 
     @property
+    def annotations(self) -> Path | None:
+        """The COCO file that instance maps are drawn from, if they are."""
+        path = self.folders.get("instances")
+        return path if path is not None and path.suffix == ".json" else None
+
+    @property
     def config(self) -> dict[str, Any]:
         return {
             "labels": self.recipe.labels.model_dump(mode="json"),
@@ -103,7 +112,7 @@ def pack(options: PackOptions, report: Report | None = None) -> PackResult:
     plan = _plan(options)
     report.note(f"label space {plan.recipe.labels.name} of recipe {plan.recipe.name}")
     pairing = _find_pairs(plan)
-    digest = _source_digest(pairing, report)
+    digest = _source_digest(plan, pairing, report)
     if known := _existing(plan, digest):
         report.note(f"{plan.out} is up to date: same files, same options")
         return known
@@ -132,9 +141,9 @@ def _plan(options: PackOptions) -> _Plan:
     elif options.photos is None and data.instances:
         folders["instances"] = Path(data.instances)
     endings: dict[Kind, str] = {
-        "photos": options.photo_suffix,
-        "masks": options.mask_suffix,
-        "instances": options.instance_suffix,
+        "photos": data.photo_suffix if options.photo_suffix is None else options.photo_suffix,
+        "masks": data.mask_suffix if options.mask_suffix is None else options.mask_suffix,
+        "instances": data.instance_suffix if options.instance_suffix is None else options.instance_suffix,
     }
     return _Plan(recipe, folders, endings, options.size or data.load_size, out, options)
 
@@ -144,7 +153,19 @@ def _find_pairs(plan: _Plan) -> Pairing:
     problems = []
     for kind, folder in plan.folders.items():
         try:
-            found[kind] = scan(folder, kind, plan.endings[kind])
+            if folder == plan.annotations:
+                check_file(folder)
+            else:
+                found[kind] = scan(folder, kind, plan.endings[kind])
+        except UserError as e:
+            problems.append(e.line)
+    if scenes := plan.recipe.data.scenes:
+        try:
+            scene_of = read_scenes(Path(plan.recipe.data.scene_file))
+            found = {kind: of_scenes(items, scene_of, scenes) for kind, items in found.items()}
+            problems += [
+                f"{plan.folders[kind]}: no {kind} of data.scenes" for kind, items in found.items() if not items
+            ]
         except UserError as e:
             problems.append(e.line)
     if problems:
@@ -162,12 +183,14 @@ def _find_pairs(plan: _Plan) -> Pairing:
     return pairing
 
 
-def _source_digest(pairing: Pairing, report: Report) -> str:
+def _source_digest(plan: _Plan, pairing: Pairing, report: Report) -> str:
     files = [
         (f"{kind}/{item.relative}", item.path)
         for p in pairing.pairs
         for kind, item in zip(("photos", "masks", "instances"), p.items, strict=False)
     ]
+    if plan.annotations is not None:
+        files.append(("annotations", plan.annotations))
     with report.progress("looking at files", len(files)) as task:
         digests = []
         for relative, digest in zip((r for r, _ in files), map_in_order(_digest, (p for _, p in files)), strict=True):
@@ -203,14 +226,22 @@ def _write(plan: _Plan, pairing: Pairing, source_sha256: str, report: Report) ->
     """Read every pair once. The file is written as they come; on any mistake its part file is dropped."""
     options = plan.options
     has_instances = "instances" in plan.folders
+    labels = plan.recipe.labels
+    draw_instances = CocoInstances(plan.annotations, labels).instance_map if plan.annotations is not None else None
     target: AbstractContextManager[PackedWriter | None] = (
         nullcontext()
         if options.dry_run
         else create_packed(plan.out, len(pairing.pairs), has_instances, plan.config, source_sha256)
     )
-    counter, sizes = ClassCounter(plan.recipe.labels), Counter[str]()
+    counter, sizes = ClassCounter(labels), Counter[str]()
     problems, pairs, sha256 = list(pairing.unpaired), 0, ""
-    read = partial(read_pair, labels=plan.recipe.labels, size=plan.size, mask_format=options.mask_format)
+    read = partial(
+        read_pair,
+        labels=labels,
+        size=plan.size,
+        mask_format=options.mask_format,
+        draw_instances=draw_instances,
+    )
     with target as writer, report.progress("packing", len(pairing.pairs)) as task:
         for p, outcome in zip(pairing.pairs, map_in_order(read, pairing.pairs), strict=True):
             task.advance(status=p.key)

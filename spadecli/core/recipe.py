@@ -1,7 +1,7 @@
 """Recipes: everything a training run needs, in one TOML file, checked as a whole.
 
-A recipe is resolved from the shipped or given TOML, ``SPADE_TRAIN_SET`` and ``--set key=value``; every value
-knows where it came from, and all mistakes are reported at once.
+A recipe is resolved from the shipped or given TOML, the recipe it ``extends``, ``SPADE_TRAIN_SET`` and ``--set
+key=value``; every value knows where it came from, and all mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -31,18 +31,34 @@ class DataSection(_Section):
 
     load_size: (height, width) that photos and masks are packed at; a random crop of the model's size is
         taken from it (286x286 and 256x256 in the paper).
+    instances: a folder of instance maps, or a COCO annotation file (``.json``) that they are drawn from.
+    photo_suffix, mask_suffix, instance_suffix: only files that end so are taken ("_leftImg8bit.png"), and
+        paired by what stands before.
+    scenes: only pairs of these scene categories are taken; scene_file says which scene each shows, one line
+        "NAME CATEGORY" for each, as in ADE20K's sceneCategories.txt.
     holdout: names (relative path without suffix) that are never trained on.
     """
 
     photos: str = ""
     masks: str = ""
     instances: str = ""
+    photo_suffix: str = ""
+    mask_suffix: str = ""
+    instance_suffix: str = ""
+    scenes: tuple[str, ...] = ()
+    scene_file: str = ""
     packed: str
     load_size: tuple[int, int] = (286, 286)
     flip: bool = True
     holdout: tuple[str, ...] = ()
     licence: str = ""
     source: str = ""
+
+    @model_validator(mode="after")
+    def _scenes_are_known(self) -> DataSection:
+        if self.scenes and not self.scene_file:
+            raise ValueError("scenes need a scene_file that says which scene each photo shows")
+        return self
 
 
 class DiscriminatorSection(_Section):
@@ -132,6 +148,15 @@ class Resolved:
     sources: Mapping[str, str]
     origin: str
 
+    def source(self, key: str) -> str:
+        """Where a value came from: a file, "--set" or "default"."""
+        return _source(self.sources, key)
+
+    def settings(self) -> list[tuple[str, Any, str]]:
+        """(key, value, source) of every value, "train.batch" and the like."""
+        tree = self.recipe.model_dump(mode="json")
+        return [(key, value, self.source(key)) for key, value in _leaves(tree)]
+
 
 def recipes_dir() -> Path:
     """Folder of the shipped recipes: in a clone or editable install, the clone's; else the wheel's."""
@@ -175,12 +200,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
 
     Raises UserError that lists every mistake.
     """
-    try:
-        tree = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: not valid TOML: {e}") from e
+    tree, sources = _read_tree(path)
     tree.setdefault("name", path.stem)
-    sources = {key: str(path) for key, _ in _leaves(tree)}
     problems = []
     for text in overrides:
         key, sep, raw = text.partition("=")
@@ -190,38 +211,86 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
             continue
         try:
             _assign(tree, key.split("."), _toml_value(raw.strip()))
-            sources[key] = "--set"
+            sources = {k: v for k, v in sources.items() if not k.startswith(f"{key}.")} | {key: "--set"}
         except KeyError as e:
             problems.append(f"--set {text}: {e.args[0]} is a value, not a section")
-    if sources.get("train.steps") == "--set" and sources.get("train.epochs") != "--set":
-        tree.get("train", {}).pop("epochs", None)
-    if sources.get("train.epochs") == "--set" and sources.get("train.steps") != "--set":
-        tree.get("train", {}).pop("steps", None)
+    _drop_other_length(tree, {key for key, source in sources.items() if source == "--set"})
     recipe = None
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as e:
-        problems += validation_problems(e)
+        problems += validation_problems(e, {k: v for k, v in sources.items() if v != str(path)})
     if problems or recipe is None:
         raise UserError(f"{path}: {len(problems)} mistake{'s' * (len(problems) != 1)} in the recipe", problems=problems)
     return Resolved(recipe, sources, str(path))
 
 
-def validation_problems(error: ValidationError) -> list[str]:
-    """One line per mistake: key, value, what was expected; a near miss of a key is named."""
+def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """The TOML of a recipe over that of the recipe it extends; and the file that each value is from."""
+    if path.resolve() in above:
+        raise UserError(f"{path}: extends itself, through {' and '.join(p.name for p in above)}")
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: not valid TOML: {e}") from e
+    base = tree.pop("extends", None)
+    sources = {key: str(path) for key, _ in _leaves(tree)}
+    if base is None:
+        return tree, sources
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends = {base!r}: expected a recipe's name or a .toml file")
+    beside = path.parent / base
+    below, base_sources = _read_tree(beside if beside.is_file() else find_recipe(base), (*above, path.resolve()))
+    below.pop("name", None)
+    _drop_other_length(below, sources)
+    merged = _merge(below, tree)
+    return merged, {key: sources.get(key) or base_sources[key] for key, _ in _leaves(merged)}
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key; any other value replaces the one below it."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _drop_other_length(tree: dict[str, Any], newer: Collection[str]) -> None:
+    """Steps and epochs exclude each other: where one is given anew, the older other one goes."""
+    train = tree.get("train")
+    for given, other in (("train.steps", "train.epochs"), ("train.epochs", "train.steps")):
+        if given in newer and other not in newer and isinstance(train, dict):
+            train.pop(other.removeprefix("train."), None)
+
+
+def _source(sources: Mapping[str, str], key: str) -> str:
+    """Source of a key, or of the section or list that it is part of."""
+    while key and key not in sources:
+        key = key.rpartition(".")[0]
+    return sources.get(key, "default")
+
+
+def validation_problems(error: ValidationError, elsewhere: Mapping[str, str]) -> list[str]:
+    """One line per mistake: key, value, what was expected; a near miss of a key is named.
+
+    elsewhere: source of each key that is not from the recipe's own file.
+    """
     lines = []
     for item in error.errors():
         key = ".".join(str(p) for p in item["loc"]) or "recipe"
+        source = _source(elsewhere, key)
+        origin = "" if source == "default" else f" [{source}]"
         if item["type"] == "extra_forbidden":
             close = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(), 1)
-            lines.append(f"{key}: unknown key" + (f" (did you mean {close[0]!r}?)" if close else ""))
+            lines.append(f"{key}: unknown key" + (f" (did you mean {close[0]!r}?)" if close else "") + origin)
         elif item["type"] == "missing":
-            lines.append(f"{key}: missing")
+            lines.append(f"{key}: missing{origin}")
         else:
             value = item["input"]
             shown = "" if isinstance(value, dict | list | tuple | BaseModel) else f" (found {value!r})"
             text = "expected a table" if item["type"] == "model_type" else item["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {text}{shown}")
+            lines.append(f"{key}: {text}{shown}{origin}")
     return lines
 
 
@@ -233,7 +302,7 @@ def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
 
 def _known_keys() -> set[str]:
     models = (Recipe, DataSection, DiscriminatorSection, LossSection, TrainSection, Architecture, LabelSpace)
-    return {key for m in models for key in m.model_fields} | {"value", "color"}
+    return {key for m in models for key in m.model_fields} | {"value", "color", "extends"}
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

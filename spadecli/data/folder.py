@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,6 +94,34 @@ def pair(photos: list[Item], masks: list[Item], instances: list[Item] | None = N
         else:
             pairs.append(Pair(key, *(items[key] for items in by_key.values())))
     return Pairing(tuple(pairs), tuple(unpaired))
+
+
+def read_scenes(path: Path) -> dict[str, str]:
+    """Scene category of each photo by name, from lines "NAME CATEGORY" as in ADE20K's sceneCategories.txt.
+
+    Raises UserError where the file is missing or a line is not of this form.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file (data.scene_file)")
+    scenes, problems = {}, []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        words = line.split()
+        if len(words) == 2:
+            scenes[words[0]] = words[1]
+        elif words:
+            problems.append(f"line {number}: {line.strip()!r}")
+    if problems:
+        raise UserError(f"{path}: lines that are not NAME CATEGORY", problems=problems)
+    return scenes
+
+
+def of_scenes(items: list[Item], scene_of: Mapping[str, str], wanted: Collection[str]) -> list[Item]:
+    """The files whose photo shows one of the wanted scenes; "field/wild" and "field_wild" are the same.
+
+    A file is looked up by the last part of its key; one that is not listed shows no wanted scene.
+    """
+    plain = {scene.replace("/", "_") for scene in wanted}
+    return [i for i in items if scene_of.get(i.key.rpartition("/")[2], "").replace("/", "_") in plain]
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ from .masks import (
 from .packed import Sample
 from .statistics import code_counts
 
+# (key, label codes uint8 [H,W]) -> instance ids uint32 [H,W]
+DrawInstances = Callable[[str, NDArray[np.uint8]], NDArray[np.uint32]]
+
 
 @dataclass(frozen=True)
 class ReadPair:
@@ -34,12 +38,25 @@ class ReadPair:
     counts: NDArray[np.int64]
 
 
-def read_pair(pair: Pair, labels: LabelSpace, size: Size, mask_format: MaskFormat = "auto") -> ReadPair | list[str]:
-    """Read, check and resize a pair to ``size`` (height, width); or one line for each thing wrong with it."""
+def read_pair(
+    pair: Pair,
+    labels: LabelSpace,
+    size: Size,
+    mask_format: MaskFormat = "auto",
+    draw_instances: DrawInstances | None = None,
+) -> ReadPair | list[str]:
+    """Read, check and resize a pair to ``size`` (height, width); or one line for each thing wrong with it.
+
+    draw_instances: makes the instance map of a pair that has no file of it.
+    """
     problems: list[str] = []
     codes = _attempt(problems, read_mask, pair.mask.path, labels, mask_format)
     photo = _attempt(problems, read_photo, pair.photo.path)
-    instances = _attempt(problems, read_instances, pair.instances.path) if pair.instances is not None else None
+    instances = None
+    if pair.instances is not None:
+        instances = _attempt(problems, read_instances, pair.instances.path)
+    elif draw_instances is not None and codes is not None:
+        instances = _attempt(problems, draw_instances, pair.key, codes)
     for other, pixels in ((pair.photo, photo), (pair.instances, instances)):
         if codes is None or other is None or pixels is None:
             continue
