@@ -95,7 +95,7 @@ def polygons_mask(polygons: list[list[float]], size: Size) -> NDArray[np.bool_]:
     for polygon in polygons:
         corners = np.asarray(polygon, np.float64).reshape(-1, 2)
         draw.polygon([(float(x), float(y)) for x, y in corners], fill=1)
-    return np.asarray(image, np.uint8) == 1
+    return np.asarray(image).astype(np.bool_)
 
 
 def run_lengths_mask(counts: list[int], size: Size) -> NDArray[np.bool_]:
