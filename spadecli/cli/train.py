@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
+
+if TYPE_CHECKING:
+    from ..commands.train_plan import TrainPlan
+
+LONGEST_VALUE = 48
 
 
 def train(
@@ -41,6 +50,7 @@ def train(
     """
     ui = UI(quiet, verbose, as_json)
     from ..commands.train import TrainOptions, train
+    from ..commands.train_plan import plan_training
 
     options = TrainOptions(
         recipe=recipe,
@@ -51,8 +61,10 @@ def train(
         max_minutes=max_minutes,
         fit_minutes=fit_minutes,
         tensorboard=tensorboard,
-        dry_run=dry_run,
     )
+    if dry_run:
+        _show_plan(plan_training(options, ui), ui)
+        return
     result = train(options, ui)
     data = {
         "run": str(result.run_dir),
@@ -63,11 +75,45 @@ def train(
         "parameters": result.parameters,
         "seconds": round(result.seconds, 1),
     }
-    if dry_run:
-        counts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in result.parameters.items())
-        lines = [f"would train {result.steps} steps into {result.run_dir}", f"parameters: {counts}"]
-    else:
-        state = "finished" if result.finished else "stopped; spade train goes on"
-        lines = [f"{state}: step {result.step} of {result.steps}, {result.seconds:.0f} s"]
-        lines.append(f"weights: {result.weights}")
+    state = "finished" if result.finished else "stopped; spade train goes on"
+    lines = [
+        f"{state}: step {result.step} of {result.steps}, {result.seconds:.0f} s",
+        f"weights: {result.weights}",
+    ]
     ui.result(data, lines)
+
+
+def _show_plan(plan: TrainPlan, ui: UI) -> None:
+    memory = {**asdict(plan.memory), "total": plan.memory.total}
+    data = {
+        "run": str(plan.run_dir),
+        "recipe": plan.origin,
+        "settings": [{"key": k, "value": v, "source": source} for k, v, source in plan.settings],
+        "parameters": plan.parameters,
+        "memory_bytes": memory,
+        "pairs": plan.pairs,
+        "steps": plan.steps,
+        "steps_per_epoch": plan.steps_per_epoch,
+    }
+    table = Table("setting", "value", "source", box=None)
+    for key, value, source in plan.settings:
+        table.add_row(escape(key), escape(_short(value)), escape(Path(source).name))
+    counts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in plan.parameters.items())
+    parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in memory.items() if name != "total")
+    lines = [
+        f"parameters: {counts}",
+        f"memory, about: {plan.memory.total / 2**30:.1f} GiB ({parts}); train.batch changes the activations",
+    ]
+    if plan.steps_per_epoch is not None:
+        lines.append(f"{plan.pairs} pairs, {plan.steps_per_epoch:.1f} steps an epoch")
+        lines.append(f"would train {plan.steps} steps into {plan.run_dir}")
+    ui.result(data, lines, (table,))
+    if plan.missing:
+        ui.warn(plan.missing)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) <= LONGEST_VALUE or not isinstance(value, list):
+        return text
+    return f"{text[:LONGEST_VALUE]} ... ({len(value)} in all)"

@@ -12,6 +12,7 @@ from ..core.architecture import Upsampling
 from ..core.card import Card
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace, auto_color
+from ..core.recipe import find_recipe, load_recipe
 from ..core.report import Report, Silent
 from ..model.nvlabs import NVlabsOptions, import_generator
 from ..model.weights import effective_state, load_weights, save_weights
@@ -66,6 +67,7 @@ class _Published:
     aspect: float = 1.0
     upsampling: Upsampling = "normal"
     norm: str = "spectralspadesyncbatch3x3"
+    recipe: str = ""
 
 
 # what only checkpoints need to be told
@@ -81,11 +83,14 @@ NVLABS_ONLY = (
     "norm",
 )
 
-# the published models' options: channels 184, 151, 36 and 13 (specification of the reference implementation)
+# the published models' options: channels 184, 151, 36 and 13 (specification of the reference implementation);
+# names and colours come from the recipe
 PRESETS: dict[Preset, _Published] = {
-    "coco": _Published(182, dont_care=True, instance=True),
-    "ade20k": _Published(150, dont_care=True, instance=False),
-    "cityscapes": _Published(35, dont_care=False, instance=True, crop_size=512, aspect=2.0, upsampling="more"),
+    "coco": _Published(182, dont_care=True, instance=True, recipe="coco-stuff"),
+    "ade20k": _Published(150, dont_care=True, instance=False, recipe="ade20k"),
+    "cityscapes": _Published(
+        35, dont_care=False, instance=True, crop_size=512, aspect=2.0, upsampling="more", recipe="cityscapes"
+    ),
     "facades": _Published(13, dont_care=False, instance=False),
 }
 
@@ -146,9 +151,13 @@ def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
         value = getattr(options, name)
         return getattr(base, name) if value is None else value
 
-    labels = _label_space(
-        options.preset or "nvlabs", int(str(chosen("num_classes"))), bool(chosen("dont_care")), bool(chosen("instance"))
-    )
+    if base.recipe and options.num_classes is options.dont_care is options.instance is None:
+        labels = _published_labels(base)
+    else:
+        num_classes, dont_care, instance = (chosen(name) for name in ("num_classes", "dont_care", "instance"))
+        labels = _label_space(
+            options.preset or "nvlabs", int(str(num_classes)), dont_care=bool(dont_care), instances=bool(instance)
+        )
     return NVlabsOptions(
         labels=labels,
         crop_size=options.crop_size or base.crop_size,
@@ -158,7 +167,21 @@ def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
     )
 
 
-def _label_space(name: str, num_classes: int, dont_care: bool, instances: bool) -> LabelSpace:
+def _published_labels(published: _Published) -> LabelSpace:
+    """The recipe's label space, with every file value that the published code takes."""
+    labels = load_recipe(find_recipe(published.recipe)).recipe.labels
+    if not published.dont_care:
+        return labels
+    # there 255 becomes the channel after num_classes: COCO-Stuff's unlabeled, but ADE20K's last class (its files
+    # have 0 for unknown, and no 255)
+    channel = published.num_classes
+    last = labels.classes[channel]
+    values = tuple(dict.fromkeys((*last.values, 255)))
+    classes = (*labels.classes[:channel], last.model_copy(update={"values": values}), *labels.classes[channel + 1 :])
+    return labels.model_copy(update={"classes": classes})
+
+
+def _label_space(name: str, num_classes: int, *, dont_care: bool, instances: bool) -> LabelSpace:
     """File value = channel; 255 is the class after the last where there is a don't-care one."""
     if not 1 <= num_classes + dont_care <= 255:
         raise UserError(f"--num-classes {num_classes}: expected 1 to {255 - dont_care}")

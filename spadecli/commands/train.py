@@ -60,8 +60,6 @@ def train(options: TrainOptions, report: Report | None = None) -> TrainResult:
     run = RunFolder(options.runs_dir / recipe.name)
     record = run_record(run, resolved, options, dataset.packed.sha256, len(indices))
     parameters = count_parameters(recipe)
-    if options.dry_run:
-        return TrainResult(run.path, run.weights_path, 0, record.steps, parameters, 0.0)
 
     with run.alone():
         if run.exists and run.state_path.is_file():

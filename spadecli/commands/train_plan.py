@@ -11,12 +11,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
+from ..backends.torch_backend import pick_device
+from ..core.errors import UserError
 from ..core.recipe import Recipe
+from ..core.report import Report, Silent
 from ..model import losses
 from ..model.encoder import reparameterize
 from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
 from ..model.semantic import SemanticMap
 from ..model.trainer import build_networks
+from ..store.run_folder import RunFolder
+from .train_setup import TrainOptions, count_parameters, open_data, resolve_recipe, run_record
 
 Setting = tuple[str, Any, str]
 
@@ -58,12 +63,36 @@ class TrainPlan:
     missing: str
 
 
-def count_parameters(recipe: Recipe) -> dict[str, int]:
-    """Trained values of each network."""
-    with torch.device("meta"):
-        generator, encoder, discriminator = build_networks(recipe)
-    networks = {"generator": generator, "encoder": encoder, "discriminator": discriminator}
-    return {name: _size(m) for name, m in networks.items() if m is not None}
+def plan_training(options: TrainOptions, report: Report | None = None) -> TrainPlan:
+    """What :func:`spadecli.commands.train.train` would do; writes nothing.
+
+    Raises UserError as it does, but not where the packed data are missing: the plan then says so.
+    """
+    resolved = resolve_recipe(options, report or Silent())
+    recipe = resolved.recipe
+    run = RunFolder(options.runs_dir / recipe.name)
+    pick_device(options.device)
+    pairs, steps, missing = None, recipe.train.steps, ""
+    try:
+        dataset, indices = open_data(resolved)
+    except UserError as e:
+        if Path(recipe.data.packed).is_file():
+            raise
+        missing = f"{e.message}: {e.hint}"
+    else:
+        pairs = len(indices)
+        steps = run_record(run, resolved, options, dataset.packed.sha256, pairs).steps
+    return TrainPlan(
+        run_dir=run.path,
+        origin=resolved.origin,
+        settings=tuple(resolved.settings()),
+        parameters=count_parameters(recipe),
+        memory=estimate_memory(recipe),
+        pairs=pairs,
+        steps=steps,
+        steps_per_epoch=None if pairs is None else pairs / recipe.train.batch,
+        missing=missing,
+    )
 
 
 def estimate_memory(recipe: Recipe) -> Memory:
@@ -79,7 +108,8 @@ def estimate_memory(recipe: Recipe) -> Memory:
         with saved, autocast:
             z = eps if recipe.model.uses_z else None
             if encoder is not None:
-                z = reparameterize(*encoder(photo), eps)
+                mu, logvar = encoder(photo)
+                z = reparameterize(mu, logvar, eps)
             fake = generator(semantic, z)
             losses.feature_matching(*discriminator(semantic, fake, photo))
             if perceptual is not None:
@@ -95,7 +125,7 @@ class _SavedBytes(saved_tensors_hooks):
     def __init__(self, networks: list[nn.Module]) -> None:
         self.total = 0
         # holding on to the tensors keeps their storages' addresses from being used again
-        self._seen = {t.untyped_storage()._cdata: t for m in networks for t in m.parameters()}
+        self._seen: dict[int, Tensor] = {t.untyped_storage()._cdata: t for m in networks for t in m.parameters()}
         super().__init__(self._count, lambda tensor: tensor)
 
     def _count(self, tensor: Tensor) -> Tensor:

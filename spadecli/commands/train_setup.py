@@ -37,7 +37,6 @@ class TrainOptions:
     max_minutes: float | None = None
     fit_minutes: float | None = None
     tensorboard: bool = False
-    dry_run: bool = False
 
 
 def resolve_recipe(options: TrainOptions, report: Report) -> Resolved:
@@ -60,12 +59,13 @@ def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
     data, path = recipe.data, Path(recipe.data.packed)
     if not path.is_file():
         photos, masks = data.photos or "PHOTOS", data.masks or "MASKS"
+        folders = "" if data.photos and data.masks else f"{photos} {masks} "
         origin = Path(resolved.origin)
         name = recipe.name if origin in shipped_recipes().values() else origin
         raise UserError(
             f"{path}: the packed data of recipe {recipe.name!r} are missing",
             problems=[f"they are made from photos in {photos}", f"and masks of the same names in {masks}"],
-            hint=f"spade pack {photos} {masks} --recipe {name} -o {path}",
+            hint=f"spade pack {folders}--recipe {name} -o {path}",
         )
     dataset = TrainingSet(path, recipe)
     packed = dataset.packed

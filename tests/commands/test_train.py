@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from spadecli.commands.train import TrainOptions, train
 from spadecli.commands.train_loop import lr_scale
+from spadecli.commands.train_plan import plan_training
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.labelspace import LabelSpace
 from spadecli.core.recipe import find_recipe, load_recipe
@@ -183,7 +184,7 @@ def test_missing_data_name_the_folders_and_the_pack_line(tmp_path, monkeypatch):
     with pytest.raises(UserError) as e:
         train(TrainOptions(runs_dir=tmp_path / "runs", device="cpu"))
     assert "data/facades/photos" in "".join(e.value.problems)
-    assert "spade pack data/facades/photos data/facades/masks --recipe facades" in e.value.hint
+    assert "spade pack --recipe facades" in e.value.hint
     assert not (tmp_path / "runs").exists()
 
 
@@ -374,12 +375,36 @@ stepz = 3
         assert words in text
 
 
-def test_dry_run_writes_nothing_and_needs_no_perceptual_weights(tmp_path):
+def test_a_plan_writes_nothing_and_needs_no_perceptual_weights(tmp_path):
     recipe = make_recipe(tmp_path)
-    result = train(options(recipe, tmp_path / "runs", "loss.perceptual_network=vgg19", dry_run=True))
-    assert result.steps == 6
-    assert result.parameters["generator"] > 0
+    plan = plan_training(options(recipe, tmp_path / "runs", "loss.perceptual_network=vgg19", "train.batch=2"))
+    assert plan.steps == 6
+    assert plan.pairs == 4
+    assert plan.steps_per_epoch == 2
+    assert plan.parameters["generator"] > 0
+    assert not plan.missing
     assert not (tmp_path / "runs").exists()
+    sources = {key: source for key, _, source in plan.settings}
+    assert sources["train.batch"] == "--set"
+    assert sources["train.steps"] == str(recipe)
+    assert sources["train.beta2"] == "default"
+
+
+def test_a_plan_without_data_says_how_to_pack_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = plan_training(TrainOptions(recipe="cityscapes"))
+    assert (plan.pairs, plan.steps, plan.steps_per_epoch) == (None, None, None)
+    assert "spade pack --recipe cityscapes -o data/cityscapes.h5" in plan.missing
+
+
+def test_a_run_begun_before_a_field_existed_goes_on(tmp_path):
+    recipe = make_recipe(tmp_path)
+    first = train(options(recipe, tmp_path / "runs", "train.steps=1"))
+    file = first.run_dir / "run.json"
+    record = json.loads(file.read_text())
+    del record["recipe"]["data"]["scenes"]
+    file.write_text(json.dumps(record))
+    assert train(options(recipe, tmp_path / "runs", "train.steps=1")).finished
 
 
 def test_a_missing_device_is_named(tmp_path):

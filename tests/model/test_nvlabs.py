@@ -194,8 +194,22 @@ def test_presets_have_the_published_channels(preset, channels, tmp_path):
 
     options = _nvlabs_options(ConvertOptions(tmp_path / "x.pth", preset=preset))
     assert options.labels.semantic_channels == channels
-    if options.labels.unknown is not None:
-        assert options.labels.code_to_channel[255] == options.labels.unknown_channel
+    dont_care = {"coco": 182, "ade20k": 150, "cityscapes": -1, "facades": -1}[preset]
+    assert options.labels.code_to_channel[255] == dont_care
+
+
+@pytest.mark.parametrize(
+    ("preset", "value", "name", "unknown"),
+    [("coco", 181, "wood", 182), ("ade20k", 150, "flag", 0), ("cityscapes", 26, "car", None)],
+)
+def test_presets_have_the_names_of_the_recipes(preset, value, name, unknown, tmp_path):
+    from spadecli.commands.convert import _nvlabs_options
+
+    labels = _nvlabs_options(ConvertOptions(tmp_path / "x.pth", preset=preset)).labels
+    assert labels.classes[labels.code_to_channel[value]].name == name
+    assert labels.unknown_channel == unknown
+    plain = _nvlabs_options(ConvertOptions(tmp_path / "x.pth", preset=preset, num_classes=7)).labels
+    assert plain.classes[3].name == "class 3"
 
 
 def test_metrics_join_the_card(tmp_path):

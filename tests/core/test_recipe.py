@@ -1,0 +1,87 @@
+"""Recipes that extend others, where values come from, and every mistake at once."""
+
+import pytest
+
+from spadecli.core.errors import UserError
+from spadecli.core.recipe import load_recipe
+
+BASE = """
+[data]
+packed = "base.h5"
+[labels]
+name = "two"
+classes = ["a", "b"]
+[train]
+batch = 4
+epochs = 10
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(name: str, text: str):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    _write("base.toml", BASE)
+    return _write
+
+
+def test_a_recipe_extends_a_file_beside_it(write, tmp_path):
+    resolved = load_recipe(write("child.toml", 'extends = "base.toml"\ntrain.batch = 2\n'))
+    recipe = resolved.recipe
+    assert (recipe.name, recipe.train.batch, recipe.train.epochs, recipe.data.packed) == ("child", 2, 10, "base.h5")
+    assert resolved.source("train.batch") == str(tmp_path / "child.toml")
+    assert resolved.source("train.epochs") == str(tmp_path / "base.toml")
+    assert resolved.source("train.beta2") == "default"
+
+
+def test_a_recipe_extends_a_shipped_one(write):
+    recipe = load_recipe(write("mine.toml", 'extends = "ade20k-vae"\ndata.packed = "mine.h5"\n')).recipe
+    assert (recipe.name, recipe.data.packed, recipe.model.latent) == ("mine", "mine.h5", "encoder")
+    assert recipe.labels.semantic_channels == 151
+
+
+def test_a_list_replaces_the_list_below(write):
+    recipe = load_recipe(write("child.toml", 'extends = "base.toml"\nlabels.classes = ["x"]\n')).recipe
+    assert [c.name for c in recipe.labels.classes] == ["x"]
+
+
+@pytest.mark.parametrize("how", ["file", "--set"])
+def test_steps_in_place_of_epochs(write, how):
+    text = 'extends = "base.toml"\n' + ("train.steps = 7\n" if how == "file" else "")
+    overrides = ["train.steps=7"] if how == "--set" else []
+    train = load_recipe(write("child.toml", text), overrides).recipe.train
+    assert (train.steps, train.epochs) == (7, None)
+
+
+def test_set_is_the_source_of_a_whole_section(write):
+    resolved = load_recipe(write("child.toml", BASE), ["data={packed = 'other.h5'}"])
+    assert resolved.recipe.data.packed == "other.h5"
+    assert resolved.source("data.packed") == "--set"
+
+
+def test_mistakes_of_both_files_are_reported_at_once_with_their_file(write, tmp_path):
+    write("base.toml", BASE.replace("batch = 4", "bach = 4"))
+    with pytest.raises(UserError) as e:
+        load_recipe(write("child.toml", 'extends = "base.toml"\nmodel.ngf = 0\n'))
+    assert len(e.value.problems) == 2
+    bach, ngf = sorted(e.value.problems, key=lambda p: "ngf" in p)
+    assert "did you mean 'batch'" in bach
+    assert bach.endswith(f"[{tmp_path / 'base.toml'}]")
+    assert ngf.startswith("model.ngf")
+    assert "base.toml" not in ngf
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"), [('"child.toml"', "extends itself"), ("3", "extends = 3"), ('"nothing"', "'nothing'")]
+)
+def test_what_cannot_be_extended_is_named(write, extends, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe(write("child.toml", f"extends = {extends}\n"))
+
+
+def test_scenes_need_their_file(write):
+    with pytest.raises(UserError) as e:
+        load_recipe(write("child.toml", 'extends = "base.toml"\ndata.scenes = ["beach"]\n'))
+    assert "scene_file" in e.value.problems[0]
