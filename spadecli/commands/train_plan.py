@@ -21,7 +21,7 @@ from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
 from ..model.semantic import SemanticMap
 from ..model.trainer import build_networks
 from ..store.run_folder import RunFolder
-from .train_setup import TrainOptions, count_parameters, open_data, resolve_recipe, run_record
+from .train_setup import TrainOptions, check_tensorboard, count_parameters, open_data, resolve_recipe, run_record
 
 Setting = tuple[str, Any, str]
 
@@ -72,6 +72,8 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
     recipe = resolved.recipe
     run = RunFolder(options.runs_dir / recipe.name)
     pick_device(options.device)
+    if options.tensorboard:
+        check_tensorboard()
     pairs, steps, missing = None, recipe.train.steps, ""
     try:
         dataset, indices = open_data(resolved)

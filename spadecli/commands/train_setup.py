@@ -47,7 +47,7 @@ def resolve_recipe(options: TrainOptions, report: Report) -> Resolved:
     if open_run is not None:
         report.note(f"going on with {open_run.path}, the newest unfinished run")
         record = open_run.read()
-        return Resolved(record.recipe, {}, record.origin)
+        return Resolved(record.recipe, dict.fromkeys(Recipe.model_fields, str(open_run.path)), record.origin)
     name = "recipe.toml" if Path("recipe.toml").is_file() else "facades"
     report.note(f"training recipe {name}")
     return load_recipe(find_recipe(name), options.overrides)

@@ -271,15 +271,15 @@ def _source(sources: Mapping[str, str], key: str) -> str:
     return sources.get(key, "default")
 
 
-def validation_problems(error: ValidationError, elsewhere: Mapping[str, str]) -> list[str]:
+def validation_problems(error: ValidationError, elsewhere: Mapping[str, str] | None = None) -> list[str]:
     """One line per mistake: key, value, what was expected; a near miss of a key is named.
 
-    elsewhere: source of each key that is not from the recipe's own file.
+    elsewhere: source of each key that is not from the file at hand.
     """
     lines = []
     for item in error.errors():
         key = ".".join(str(p) for p in item["loc"]) or "recipe"
-        source = _source(elsewhere, key)
+        source = _source(elsewhere or {}, key)
         origin = "" if source == "default" else f" [{source}]"
         if item["type"] == "extra_forbidden":
             close = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(), 1)
