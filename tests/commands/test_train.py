@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 from spadecli.commands.train import TrainOptions, train
 from spadecli.commands.train_loop import lr_scale
-from spadecli.commands.train_plan import plan_training
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.labelspace import LabelSpace
 from spadecli.core.recipe import find_recipe, load_recipe
@@ -373,28 +372,6 @@ stepz = 3
         "either steps or epochs",
     ):
         assert words in text
-
-
-def test_a_plan_writes_nothing_and_needs_no_perceptual_weights(tmp_path):
-    recipe = make_recipe(tmp_path)
-    plan = plan_training(options(recipe, tmp_path / "runs", "loss.perceptual_network=vgg19", "train.batch=2"))
-    assert plan.steps == 6
-    assert plan.pairs == 4
-    assert plan.steps_per_epoch == 2
-    assert plan.parameters["generator"] > 0
-    assert not plan.missing
-    assert not (tmp_path / "runs").exists()
-    sources = {key: source for key, _, source in plan.settings}
-    assert sources["train.batch"] == "--set"
-    assert sources["train.steps"] == str(recipe)
-    assert sources["train.beta2"] == "default"
-
-
-def test_a_plan_without_data_says_how_to_pack_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    plan = plan_training(TrainOptions(recipe="cityscapes"))
-    assert (plan.pairs, plan.steps, plan.steps_per_epoch) == (None, None, None)
-    assert "spade pack --recipe cityscapes -o data/cityscapes.h5" in plan.missing
 
 
 def test_a_run_begun_before_a_field_existed_goes_on(tmp_path):
