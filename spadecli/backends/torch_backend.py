@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..core.card import Card
 from ..core.errors import BackendUnavailable, UserError
+from ..model.generator import Generator
 from ..model.semantic import SemanticMap
 from ..model.weights import load_weights
 from .base import check_photos, check_run
@@ -45,7 +46,7 @@ class TorchBackend:
         self.device = str(self._device)
         self.card: Card
         self.card, generator, encoder = load_weights(path)
-        self._generator = generator.to(self._device)
+        self._generator: Generator | None = generator.to(self._device)
         self._encoder = encoder.to(self._device) if encoder is not None else None
         self._channel_of = torch.from_numpy(self.card.labels.code_to_channel.astype(np.int64)).to(self._device)
 
@@ -54,6 +55,8 @@ class TorchBackend:
         self, labels: NDArray[np.uint8], edges: NDArray[np.uint8] | None, z: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
         """See :meth:`spadecli.backends.base.Backend.run`."""
+        if self._generator is None:
+            raise self._closed()
         check_run(self.card, labels, edges, z)
         channels = self._channel_of[torch.from_numpy(labels).to(self._device).long()]
         planes = None
@@ -70,6 +73,8 @@ class TorchBackend:
     @torch.inference_mode()
     def encode(self, photos: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See :meth:`spadecli.backends.base.Backend.encode`."""
+        if self._generator is None:
+            raise self._closed()
         if self._encoder is None:
             raise UserError(
                 f"weights {self.card.name!r} have no image encoder (latent = {self.card.architecture.latent!r})",
@@ -79,9 +84,12 @@ class TorchBackend:
         mu, logvar = self._encoder(torch.from_numpy(photos).to(self._device))
         return mu.cpu().numpy(), logvar.cpu().numpy()
 
+    def _closed(self) -> UserError:
+        return UserError(f"weights {self.card.name!r}: the backend is closed", hint="open_backend opens it again")
+
     def close(self) -> None:
         """Free the device's memory."""
-        del self._generator, self._encoder
+        self._generator = self._encoder = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -68,7 +68,7 @@ def main() -> NoReturn:
             print_error(usage_error(e), as_json)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:
         sys.exit(141)
     except Exception:
@@ -77,4 +77,6 @@ def main() -> NoReturn:
         traceback.print_exc()
         print("this is a bug in spade; please report it with the lines above", file=sys.stderr)
         sys.exit(1)
+    if code == 130:  # Typer turns Ctrl-C into this code
+        print("interrupted; the same command goes on where it can", file=sys.stderr)
     sys.exit(code or 0)

@@ -23,13 +23,18 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A shipped recipe's name or a TOML file. Default: the newest unfinished run, else ./recipe.toml, "
+            help="A shipped recipe's name, a TOML file, or a run's folder to go on with. "
+            "Default: the newest unfinished run, else ./recipe.toml, "
             "else facades."
         ),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a value of the recipe, for example train.batch=8. Repeatable."),
+        typer.Option(
+            "--set",
+            envvar="SPADE_TRAIN_SET",
+            help="Change a value of the recipe, for example train.batch=8. Repeatable.",
+        ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs; this one goes to RUNS/<recipe name>/.")] = Path("runs"),
     init: Annotated[Path | None, typer.Option(help="Start from these weights (.safetensors).")] = None,

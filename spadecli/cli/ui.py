@@ -17,7 +17,7 @@ from rich.table import Table
 from ..core.errors import SpadeError
 from ..core.report import Task
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.", show_envvar=False)]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Results and errors only.", show_envvar=False)]
 Verbose = Annotated[
     int, typer.Option("-v", "--verbose", count=True, help="Say more; repeat for more still.", show_envvar=False)
 ]

@@ -102,6 +102,7 @@ def convert(options: ConvertOptions, report: Report | None = None) -> ConvertRes
     exists.
     """
     report = report or Silent()
+    _check_source(options)
     output = options.output or options.source.with_suffix(".safetensors")
     if output.suffix != ".safetensors":
         raise UserError(f"{output}: weights files end in .safetensors")
@@ -110,8 +111,6 @@ def convert(options: ConvertOptions, report: Report | None = None) -> ConvertRes
     if output.exists() and not (options.overwrite or options.dry_run):
         raise UserError(f"{output}: exists already", hint="--overwrite replaces it, -o names another file")
     if options.source.suffix == ".safetensors":
-        if told := [f"--{name.replace('_', '-')}" for name in NVLABS_ONLY if getattr(options, name) is not None]:
-            raise UserError(f"{', '.join(told)}: only for NVlabs .pth files; {options.source} has a card that tells")
         card, generator, encoder = load_weights(options.source)
     else:
         nvlabs = _nvlabs_options(options)
@@ -134,6 +133,17 @@ def convert(options: ConvertOptions, report: Report | None = None) -> ConvertRes
         save_weights(output, card, *states, dtype="fp16" if options.half else "fp32")
     modules = [generator] if encoder is None else [generator, encoder]
     return ConvertResult(output, card, sum(p.numel() for m in modules for p in m.parameters()))
+
+
+def _check_source(options: ConvertOptions) -> None:
+    """Refuse what is no weights file, and options that its kind would ignore."""
+    source = options.source
+    if source.suffix == ".pt":
+        raise UserError(f"{source}: training state, not weights", hint="its weights are weights.safetensors beside it")
+    if source.suffix == ".safetensors" and (
+        told := [f"--{name.replace('_', '-')}" for name in NVLABS_ONLY if getattr(options, name) is not None]
+    ):
+        raise UserError(f"{', '.join(told)}: only for NVlabs .pth files; {source} has a card that tells")
 
 
 def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:

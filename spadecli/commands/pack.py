@@ -9,17 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..core.errors import UserError
 from ..core.parallel import map_in_order
 from ..core.recipe import Recipe, find_recipe, load_recipe
 from ..core.report import Report, Silent
 from ..core.sizes import Size, format_size
 from ..data.coco import CocoInstances
+from ..data.edges import connected_components
 from ..data.files import check_file
 from ..data.folder import Item, Kind, Pairing, of_scenes, pair, read_scenes, scan
 from ..data.masks import MaskFormat
 from ..data.packed import Packed, PackedWriter, create_packed
-from ..data.pairs import read_pair
+from ..data.pairs import DrawInstances, read_pair, same_aspect
 from ..data.statistics import ClassCount, ClassCounter
 from ..store.h5 import file_sha256, source_digest
 
@@ -225,9 +229,13 @@ def _existing(plan: _Plan, source_sha256: str) -> PackResult | None:
 def _write(plan: _Plan, pairing: Pairing, source_sha256: str, report: Report) -> PackResult:
     """Read every pair once. The file is written as they come; on any mistake its part file is dropped."""
     options = plan.options
-    has_instances = "instances" in plan.folders
     labels = plan.recipe.labels
-    draw_instances = CocoInstances(plan.annotations, labels).instance_map if plan.annotations is not None else None
+    has_instances = "instances" in plan.folders or labels.instances
+    draw_instances: DrawInstances | None = None
+    if plan.annotations is not None:
+        draw_instances = CocoInstances(plan.annotations, labels).instance_map
+    elif "instances" not in plan.folders and labels.instances:
+        draw_instances = _components
     target: AbstractContextManager[PackedWriter | None] = (
         nullcontext()
         if options.dry_run
@@ -266,6 +274,11 @@ def _write(plan: _Plan, pairing: Pairing, source_sha256: str, report: Report) ->
     return _result(plan, summary, sha256, written=writer is not None)
 
 
+def _components(key: str, codes: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Stand-in for a missing instance map."""
+    return connected_components(codes)
+
+
 def _refuse(problems: list[str], pairs: int, options: PackOptions) -> None:
     if problems and not options.skip_bad:
         raise UserError(
@@ -298,12 +311,19 @@ def _result(
 def _remark(plan: _Plan, pairing: Pairing, result: PackResult, report: Report) -> None:
     """Say what is no mistake, but worth knowing before training."""
     recipe = plan.recipe
+    sizes = {text: tuple(int(part) for part in text.split("x")) for text in result.photo_sizes}
+    squeezed = [text for text, size in sizes.items() if not same_aspect(size, plan.size)]
+    if squeezed:
+        report.warn(
+            f"photos of {', '.join(squeezed[:SHOWN_NAMES])} are squeezed to {format_size(plan.size)}, as in the paper; "
+            "data.load_size and model.size of another aspect keep theirs"
+        )
     if result.never_seen:
         report.warn(f"classes without a pixel: {', '.join(result.never_seen)}")
-    if recipe.labels.instances and not result.has_instances:
+    if recipe.labels.instances and "instances" not in plan.folders:
         report.warn(
             f"label space {recipe.labels.name} has an edge channel, but there are no instance maps: connected "
-            "components of the label maps will serve (--instances DIR gives maps)"
+            "components of the label maps are packed in their place (--instances DIR gives maps)"
         )
     if strange := sorted(set(recipe.data.holdout) - {p.key for p in pairing.pairs}):
         shown = ", ".join(strange[:SHOWN_NAMES]) + (", ..." if len(strange) > SHOWN_NAMES else "")

@@ -12,6 +12,7 @@ from ..backends.torch_backend import pick_device
 from ..core.errors import UserError
 from ..core.report import Report, Silent
 from ..data.dataset import TrainingSet
+from ..model.perceptual import is_fetched
 from ..model.trainer import Trainer
 from ..store.run_folder import RunFolder, RunRecord
 from .train_loop import TrainLoop, load_state, save_state, seconds_per_step
@@ -22,6 +23,7 @@ from .train_setup import (
     new_trainer,
     open_data,
     resolve_recipe,
+    run_folder,
     run_record,
 )
 
@@ -57,9 +59,12 @@ def train(options: TrainOptions, report: Report | None = None) -> TrainResult:
     if options.tensorboard:
         check_tensorboard()
     dataset, indices = open_data(resolved)
-    run = RunFolder(options.runs_dir / recipe.name)
+    run = run_folder(options, recipe)
     record = run_record(run, resolved, options, dataset.packed.sha256, len(indices))
     parameters = count_parameters(recipe)
+    network = recipe.loss.perceptual_network
+    if network != "none" and not recipe.loss.perceptual_weights and not is_fetched(network):
+        report.note(f"fetching {network} for the perceptual loss, once")
 
     with run.alone():
         if run.exists and run.state_path.is_file():

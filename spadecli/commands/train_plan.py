@@ -20,8 +20,15 @@ from ..model.encoder import reparameterize
 from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
 from ..model.semantic import SemanticMap
 from ..model.trainer import build_networks
-from ..store.run_folder import RunFolder
-from .train_setup import TrainOptions, check_tensorboard, count_parameters, open_data, resolve_recipe, run_record
+from .train_setup import (
+    TrainOptions,
+    check_tensorboard,
+    count_parameters,
+    open_data,
+    resolve_recipe,
+    run_folder,
+    run_record,
+)
 
 Setting = tuple[str, Any, str]
 
@@ -70,7 +77,7 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
     """
     resolved = resolve_recipe(options, report or Silent())
     recipe = resolved.recipe
-    run = RunFolder(options.runs_dir / recipe.name)
+    run = run_folder(options, recipe)
     pick_device(options.device)
     if options.tensorboard:
         check_tensorboard()

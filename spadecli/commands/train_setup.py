@@ -23,7 +23,8 @@ from ..store.run_folder import Init, RunFolder, RunRecord, newest_unfinished
 class TrainOptions:
     """What to train, and for how long.
 
-    recipe: a shipped recipe's name or a TOML file; None resumes the newest unfinished run, else takes
+    recipe: a shipped recipe's name, a TOML file, or the folder of a run to go on with; None resumes the newest
+        unfinished run, else takes
         ./recipe.toml, else the shipped facades recipe.
     overrides: ``key=value`` for the recipe. init: weights to start from.
     max_minutes: stop (resumable) after so long. fit_minutes: choose the number of steps to fit.
@@ -41,16 +42,44 @@ class TrainOptions:
 
 def resolve_recipe(options: TrainOptions, report: Report) -> Resolved:
     """The recipe: as given, or of the newest unfinished run, or ./recipe.toml, or the shipped facades."""
+    if options.recipe is not None and (Path(options.recipe) / "run.json").is_file():
+        return _of_run(RunFolder(Path(options.recipe)))
     if options.recipe is not None:
         return load_recipe(find_recipe(options.recipe), options.overrides)
     open_run = newest_unfinished(options.runs_dir, report.warn) if not options.overrides else None
     if open_run is not None:
         report.note(f"going on with {open_run.path}, the newest unfinished run")
-        record = open_run.read()
-        return Resolved(record.recipe, dict.fromkeys(Recipe.model_fields, str(open_run.path)), record.origin)
+        return _of_run(open_run)
     name = "recipe.toml" if Path("recipe.toml").is_file() else "facades"
     report.note(f"training recipe {name}")
     return load_recipe(find_recipe(name), options.overrides)
+
+
+def run_folder(options: TrainOptions, recipe: Recipe) -> RunFolder:
+    """Where the run is, or will be."""
+    if options.recipe is not None and (Path(options.recipe) / "run.json").is_file():
+        return RunFolder(Path(options.recipe))
+    return RunFolder(options.runs_dir / recipe.name)
+
+
+def _of_run(run: RunFolder) -> Resolved:
+    record = run.read()
+    return Resolved(record.recipe, dict.fromkeys(Recipe.model_fields, str(run.path)), record.origin)
+
+
+def _expected_files(recipe: Recipe) -> list[str]:
+    """What the packed file is made from, as the recipe names it."""
+    data = recipe.data
+
+    def files(what: str, folder: str, suffix: str) -> str:
+        return f"{what}: {folder or '(no folder set)'}" + (f", files ending in {suffix}" if suffix else "")
+
+    lines = [files("photos", data.photos, data.photo_suffix), files("masks", data.masks, data.mask_suffix)]
+    if recipe.labels.instances:
+        lines.append(files("instances", data.instances, data.instance_suffix))
+    if data.scenes:
+        lines.append(f"scenes: {data.scene_file}")
+    return lines
 
 
 def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
@@ -64,7 +93,7 @@ def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
         name = recipe.name if origin in shipped_recipes().values() else origin
         raise UserError(
             f"{path}: the packed data of recipe {recipe.name!r} are missing",
-            problems=[f"they are made from photos in {photos}", f"and masks of the same names in {masks}"],
+            problems=_expected_files(recipe),
             hint=f"spade pack {folders}--recipe {name} -o {path}",
         )
     dataset = TrainingSet(path, recipe)

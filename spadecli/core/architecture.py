@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
+
+from .validation import as_size, check_all
 
 Latent = Literal["map", "noise", "encoder"]
 Norm = Literal["batch", "instance"]
@@ -45,14 +47,24 @@ class Architecture(BaseModel):
     latent: Latent = "map"
     conditioning: Conditioning = "spade"
 
-    @model_validator(mode="after")
-    def _size_fits_stride(self) -> Architecture:
-        if any(s < self.stride or s % self.stride for s in self.size):
-            raise ValueError(
-                f"size {self.size[0]}x{self.size[1]}: height and width must be multiples of {self.stride}, "
-                f"the stride of upsampling = {self.upsampling!r}"
-            )
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _size_fits_stride(cls, tree: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        return check_all(cls, tree, check, cls._contradictions)
+
+    @classmethod
+    def _contradictions(cls, tree: dict[str, Any]) -> list[str]:
+        upsampling = tree.get("upsampling", cls.model_fields["upsampling"].default)
+        size = as_size(tree.get("size"))
+        if size is None or upsampling not in UPSAMPLES:
+            return []
+        stride = 1 << UPSAMPLES[upsampling]
+        if all(s >= stride and s % stride == 0 for s in size):
+            return []
+        return [
+            f"size {size[0]}x{size[1]}: height and width must be multiples of {stride}, "
+            f"the stride of upsampling = {upsampling!r}"
+        ]
 
     @property
     def num_upsamples(self) -> int:

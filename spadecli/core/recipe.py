@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 from .architecture import Architecture
 from .errors import UserError
 from .labelspace import LabelSpace
-from .validation import check_all
+from .validation import as_size, check_all
 
 
 class _Section(BaseModel):
@@ -131,13 +131,22 @@ class Recipe(_Section):
     loss: LossSection = LossSection()
     train: TrainSection
 
-    @model_validator(mode="after")
-    def _crop_fits(self) -> Recipe:
-        if any(load < size for load, size in zip(self.data.load_size, self.model.size, strict=True)):
-            raise ValueError(
-                f"data.load_size {list(self.data.load_size)} is smaller than model.size {list(self.model.size)}"
-            )
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _crop_fits(cls, tree: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        return check_all(cls, tree, check, cls._contradictions)
+
+    @classmethod
+    def _contradictions(cls, tree: dict[str, Any]) -> list[str]:
+        def size_of(section: str, key: str, default: Any) -> tuple[int, int] | None:
+            table = tree.get(section, {})
+            return as_size(table.get(key, default)) if isinstance(table, dict) else None
+
+        load = size_of("data", "load_size", DataSection.model_fields["load_size"].default)
+        size = size_of("model", "size", Architecture.model_fields["size"].default)
+        if load and size and (load[0] < size[0] or load[1] < size[1]):
+            return [f"data.load_size {list(load)} is smaller than model.size {list(size)}"]
+        return []
 
 
 @dataclass(frozen=True)

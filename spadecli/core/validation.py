@@ -8,6 +8,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+
+def as_size(value: Any) -> tuple[int, int] | None:
+    """A raw [height, width], or None where it is something else (which is a mistake of its own)."""
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int) for v in value):
+        return value[0], value[1]
+    return None
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,6 +107,11 @@ class PerceptualLoss(nn.Module):
         return maps
 
 
+def is_fetched(network: Literal["vgg19", "squeezenet"]) -> bool:
+    """Whether torch's cache of fetched files holds the network already."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(URLS[network]).name).is_file()
+
+
 def load_perceptual(network: Literal["vgg19", "squeezenet"], weights: Path | None = None) -> PerceptualLoss:
     """The loss with weights from a local file (.pth or .safetensors), or fetched once from torch's model URLs.
 
@@ -114,7 +121,10 @@ def load_perceptual(network: Literal["vgg19", "squeezenet"], weights: Path | Non
         state = _read_state(weights)
     else:
         try:
-            state = torch.hub.load_state_dict_from_url(URLS[network], map_location="cpu", check_hash=True)
+            with redirect_stdout(io.StringIO()):  # torch announces the download on stdout, which is for results
+                state = torch.hub.load_state_dict_from_url(
+                    URLS[network], map_location="cpu", check_hash=True, progress=False
+                )
         except (OSError, RuntimeError) as e:
             raise UserError(
                 f"the {network} weights could not be fetched from {URLS[network]} ({e})",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +88,13 @@ class RunFolder:
         )
         with lock_file(self.path / "lock", busy):
             remove_parts(self.path)
-            yield
+            try:
+                yield
+            finally:
+                if not self.exists:  # a failed start leaves nothing behind
+                    (self.path / "lock").unlink()
+                    with suppress(OSError):
+                        self.path.rmdir()
 
     def stats(self) -> list[dict[str, Any]]:
         """The rows of stats.jsonl; a torn last row is left out."""

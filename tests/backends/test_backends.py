@@ -213,3 +213,10 @@ def test_cuda_agrees_with_the_cpu(tmp_path):
     labels, z = some_labels(2, (64, 64)), some_z(4)
     with spadecli.open_backend(path, "cpu") as cpu, spadecli.open_backend(path, "cuda") as cuda:
         np.testing.assert_allclose(cpu.run(labels, None, z), cuda.run(labels, None, z), atol=2e-3)
+
+
+def test_a_closed_backend_says_so(make):
+    backend = make()
+    backend.close()
+    with pytest.raises(UserError, match="closed"):
+        backend.run(some_labels(1), None, some_z(1))

@@ -281,3 +281,25 @@ steps = 1
     raw = [np.asarray(Image.open(path)) == 255 for path in (data / "train_label").iterdir()]
     assert result.classes[-1].pixels == sum(int(unknown.sum()) for unknown in raw)
     assert result.classes[-1].images == sum(bool(unknown.any()) for unknown in raw)
+
+
+def test_components_stand_in_for_missing_instance_maps(root):
+    recipe = root / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("[labels]", "[labels]\ninstances = true"))
+    report = Notes()
+    assert pack(PackOptions(), report).has_instances
+    assert any("connected components" in w and "in their place" in w for w in report.warnings)
+    packed = Packed(root / "packed.h5")
+    codes, instances, _ = packed.get(0)
+    for number in np.unique(instances):
+        assert len(np.unique(codes[instances == number])) == 1
+    assert len(np.unique(instances)) > len(np.unique(codes))
+
+
+def test_squeezed_photos_are_pointed_out(root):
+    report = Notes()
+    pack(PackOptions(), report)  # photos of 12x16 to 32x32
+    assert any("12x16" in w and "squeezed to 32x32" in w for w in report.warnings)
+    report = Notes()
+    pack(PackOptions(size=(24, 32), out=root / "same.h5"), report)
+    assert not any("squeezed" in w for w in report.warnings)

@@ -209,3 +209,16 @@ def test_a_run_on_cuda_ends_resumes_and_follows_the_cpu(tmp_path, precision):
         assert runs[device].finished
     first = [json.loads((r.run_dir / "stats.jsonl").read_text().splitlines()[0]) for r in runs.values()]
     assert first[0]["feature_matching"] == pytest.approx(first[1]["feature_matching"], rel=0.05)
+
+
+def test_tensorboard_gets_every_term(tmp_path, monkeypatch):
+    seen = []
+
+    class Board:
+        def add_scalar(self, name, value, step):
+            seen.append((name, step))
+
+    monkeypatch.setattr("spadecli.commands.train.check_tensorboard", lambda: None)
+    monkeypatch.setattr("spadecli.commands.train_loop._tensorboard", lambda folder: Board())
+    train(options(make_recipe(tmp_path), tmp_path / "runs", tensorboard=True))
+    assert {("g_hinge", 2), ("kl", 4), ("d_real", 6)} <= set(seen)

@@ -165,3 +165,52 @@ def test_the_facades_recipe_never_trains_on_the_held_out_tenth():
     recipe = load_recipe(find_recipe("facades")).recipe
     names = sorted(p.stem for p in shared("data", "facades", "train", "photos").glob("*.jpg"))
     assert list(recipe.data.holdout) == names[9::10]
+
+
+def test_a_run_folder_names_the_run_to_go_on_with(tmp_path):
+    recipe = make_recipe(tmp_path)
+    stopped = train(options(recipe, tmp_path / "runs", "train.steps=4", max_minutes=0.0))
+    again = train(TrainOptions(recipe=str(stopped.run_dir), device="cpu"))
+    assert again.finished
+    assert (again.run_dir, again.steps) == (stopped.run_dir, 4)
+
+
+def test_a_failed_start_leaves_nothing_behind(tmp_path):
+    recipe = make_recipe(tmp_path)
+    broken = ("loss.perceptual_network=squeezenet", f"loss.perceptual_weights={tmp_path / 'missing.pth'}")
+    with pytest.raises(UserError, match=r"missing\.pth"):
+        train(options(recipe, tmp_path / "runs", *broken))
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_contradictions_between_sections_come_with_the_other_mistakes(tmp_path):
+    recipe = make_recipe(tmp_path)
+    with pytest.raises(UserError) as e:
+        train(options(recipe, tmp_path / "runs", "model.size=[100,32]", "data.load_size=[10,40]", "train.batch=0"))
+    text = "\n".join(e.value.problems)
+    for words in (
+        "size 100x32: height and width must be multiples of 32",
+        "data.load_size [10, 40] is smaller",
+        "batch",
+    ):
+        assert words in text
+
+
+def test_missing_data_name_every_folder_of_a_published_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as e:
+        train(TrainOptions(recipe="cityscapes", device="cpu"))
+    text = "\n".join(e.value.problems)
+    for words in ("leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds"):
+        assert words in text
+
+
+def test_a_fetch_says_nothing_on_stdout(tmp_path, monkeypatch, capsys):
+    def fetch(*args, **kwargs):
+        print("Downloading")
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    with pytest.raises(UserError, match="could not be fetched"):
+        train(options(make_recipe(tmp_path), tmp_path / "runs", "loss.perceptual_network=vgg19"))
+    assert capsys.readouterr().out == ""

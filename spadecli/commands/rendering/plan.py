@@ -121,9 +121,10 @@ def _check_places(options: RenderOptions, targets: Sequence[Target]) -> None:
     out, masks = options.out.resolve(), options.masks.resolve()
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"{options.out}: not a folder", hint="give a folder with -o")
-    if masks.is_dir() and (out == masks or masks in out.parents):
+    folder = masks if masks.is_dir() else masks.parent
+    if out == folder or (masks.is_dir() and folder in out.parents):
         raise UserError(
-            f"{options.out}: lies in the folder of masks {options.masks}, where images would be taken for masks",
+            f"{options.out}: lies in the folder of masks {folder}, where images would be taken for masks",
             hint="give a folder elsewhere with -o",
         )
     ending = f"_{options.samples - 1}{options.suffix}"
