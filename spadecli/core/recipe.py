@@ -186,7 +186,7 @@ def shipped_weights(name: str = "facades") -> Path:
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of each shipped recipe."""
-    return {p.stem: p for p in sorted(recipes_dir().glob("*.toml"))}
+    return {p.stem: p for p in sorted(recipes_dir().glob("*.toml"), key=lambda p: p.stem)}
 
 
 def find_recipe(name: str) -> Path:
