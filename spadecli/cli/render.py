@@ -33,7 +33,7 @@ def render(
         ),
     ] = None,
     image_format: Annotated[
-        Literal["png", "jpeg", "webp"], typer.Option("--format", help="Kind of image files.")
+        Literal["png", "jpeg", "jpg", "webp"], typer.Option("--format", help="Kind of image files.")
     ] = "png",
     quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp.", show_default="92")] = None,
     instances: Annotated[
@@ -83,7 +83,7 @@ def render(
         seed=seed,
         samples=samples,
         size=parsed_size,
-        image_format=image_format,
+        image_format="jpeg" if image_format == "jpg" else image_format,
         quality=quality,
         shared_z=shared_z,
         instances=instances,
