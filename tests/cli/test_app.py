@@ -109,7 +109,7 @@ def test_errors_tell_every_problem_and_the_hint_also_as_json(monkeypatch, capsys
     ("words", "env", "part"),
     [
         (("render", "--samples", "2", "--bogus"), {}, "No such option: --bogus"),
-        (("render", "--format", "gif"), {}, "'--format': 'gif' is not one of 'png', 'jpeg', 'webp'"),
+        (("render", "--format", "gif"), {}, "'--format': 'gif' is not one of 'png', 'jpeg', 'jpg', 'webp'"),
         (("render",), {"SPADE_RENDER_SAMPLES": "x"}, "environment variable SPADE_RENDER_SAMPLES=x: "),
         (("rendr",), {}, "No such command 'rendr'"),
     ],

@@ -81,3 +81,9 @@ def test_batch_size_changes_nothing_with_the_real_network(folder):
             a, b = (pixels(o.out / f"{i}_{s}.png").astype(int) for o in (one, five))
             assert np.abs(a - b).max() <= 1
     assert not np.array_equal(pixels(one.out / "0_0.png"), pixels(one.out / "0_1.png"))
+
+
+def test_jpg_means_jpeg(folder):
+    done = spade(folder, "masks/0.png", "-w", "tiny.safetensors", "-o", "jpg", "--format", "jpg", "--no-gallery")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "jpg" / "0_0.jpg").read_bytes().startswith(b"\xff\xd8")
