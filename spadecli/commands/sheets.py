@@ -37,21 +37,22 @@ CURVES = (
 class SampleSheet:
     """Rows of mask, photo, reconstruction (where there is an encoder) and samples from fixed z.
 
-    The rows are held-out pairs where the recipe holds some out; the same rows and z through the whole run.
+    The rows are training pairs, the same with the same z through the whole run. Held-out pairs are never shown:
+    who watches a run tunes by what the sheets show.
     """
 
     def __init__(self, recipe: Recipe, dataset: TrainingSet) -> None:
         self.recipe, self._dataset = recipe, dataset
         names = dataset.packed.names
-        shown = sorted(set(recipe.data.holdout) & set(names)) or names
-        picked = [shown[i * len(shown) // ROWS] for i in range(min(ROWS, len(shown)))]
-        self._keys = picked
-        self._indices = [names.index(key) for key in picked]
+        shown = sorted(set(names) - set(recipe.data.holdout))
+        rows = min(ROWS, len(shown))
+        self.names = [shown[i * len(shown) // rows] for i in range(rows)]
+        self._indices = [names.index(key) for key in self.names]
 
     def draw(self, trainer: Trainer, path: Path) -> None:
         """Render with the EMA weights and write a PNG."""
         generator, encoder = _averaged(trainer)
-        picked = zip(self._indices, self._keys, strict=True)
+        picked = zip(self._indices, self.names, strict=True)
         save_grid([self._row(i, key, generator, encoder, trainer.device) for i, key in picked], path)
 
     @torch.inference_mode()

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_training import assert_same_weights, make_recipe, options
 
+from spadecli.commands.sheets import SampleSheet
 from spadecli.commands.train import TrainOptions, train
 from spadecli.commands.train_loop import lr_scale
 from spadecli.core.errors import UserError
@@ -222,3 +223,9 @@ def test_tensorboard_gets_every_term(tmp_path, monkeypatch):
     monkeypatch.setattr("spadecli.commands.train_loop._tensorboard", lambda folder: Board())
     train(options(make_recipe(tmp_path), tmp_path / "runs", tensorboard=True))
     assert {("g_hinge", 2), ("kl", 4), ("d_real", 6)} <= set(seen)
+
+
+def test_sheets_show_no_held_out_pair(tmp_path):
+    recipe = load_recipe(make_recipe(tmp_path)).recipe
+    dataset = TrainingSet(tmp_path / "tiny.h5", recipe)
+    assert SampleSheet(recipe, dataset).names == ["p0", "p1", "p2", "p4"]
