@@ -12,6 +12,7 @@ from ..core.recipe import Recipe, Resolved, find_recipe, load_recipe, recipe_dif
 from ..core.report import Report
 from ..core.version import VERSION
 from ..data.dataset import TrainingSet
+from ..model.encoder import add_grid
 from ..model.generator import resize_start
 from ..model.trainer import Trainer, build_networks
 from ..model.weights import effective_state, load_effective, load_weights, read_card
@@ -157,14 +158,18 @@ def run_record(
 
 
 def new_trainer(recipe: Recipe, device: torch.device, init: Path | None) -> Trainer:
-    """Networks from the recipe's seed, or with generator and encoder from weights of any training size."""
+    """Networks from the recipe's seed, or with generator and encoder from weights of any training size.
+
+    Weights whose encoder has no grid start one that has.
+    """
     trainer = Trainer(recipe, device)
     if init is None:
         return trainer
     card, generator, encoder = load_weights(init)
     load_effective(trainer.generator, resize_start(effective_state(generator), card.architecture, recipe.model))
     if trainer.encoder is not None and encoder is not None:
-        load_effective(trainer.encoder, effective_state(encoder))
+        added = 0 if encoder.grid else recipe.model.encoder_grid
+        load_effective(trainer.encoder, add_grid(effective_state(encoder), added))
     trainer.restart_ema()
     return trainer
 
@@ -188,7 +193,10 @@ def check_tensorboard() -> None:
 def _check_init(init: Path, recipe: Recipe) -> None:
     """Refuse weights that cannot start this recipe."""
     card = read_card(init)
-    old = card.architecture.model_copy(update={"size": recipe.model.size})
+    changeable = {"size": recipe.model.size}
+    if not card.architecture.encoder_grid:
+        changeable["encoder_grid"] = recipe.model.encoder_grid
+    old = card.architecture.model_copy(update=changeable)
     differences = recipe_difference(old.model_dump(mode="json"), recipe.model.model_dump(mode="json"))
     if card.labels != recipe.labels:
         differences.append(f"label space {card.labels.name!r} is not the recipe's {recipe.labels.name!r}")

@@ -30,6 +30,8 @@ class Architecture(BaseModel):
     latent: where the first feature map comes from. "map": a convolution of the downsampled map, so one
         image per mask (the published form). "noise": a linear layer on z ~ N(0, I) (section 3.2).
         "encoder": the same, z from an image encoder (section 3.4).
+    encoder_grid: the encoder's heads also see the photo averaged over a grid of so many squares a side. 0 is the
+        published encoder, whose instance norms hide the photo's colours and light from z.
     conditioning: "spade", or "concat": the map joins the input once, norms are plain (the comparison of
         section 4.4).
     """
@@ -45,6 +47,7 @@ class Architecture(BaseModel):
     upsampling: Upsampling = "normal"
     spectral_norm: bool = True
     latent: Latent = "map"
+    encoder_grid: Literal[0, 1, 2, 4, 8, 16] = 0
     conditioning: Conditioning = "spade"
 
     @model_validator(mode="wrap")

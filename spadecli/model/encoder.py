@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -12,12 +13,17 @@ from ..core.architecture import Architecture
 from .norm import EPS, conv
 
 INPUT_SIZE = (256, 256)
+GRID_GAIN = 4.0  # the squares' colours spread about 0.25; the normed features beside them about 1
 
 
 class ImageEncoder(nn.Module):
     """Six 3x3 stride-2 convolutions with instance norm, then two linear heads.
 
     Photos of another size are resized bilinearly to 256x256 first.
+
+    The first convolution has no bias and is normed over the image, so that a photo's overall colour, light and
+    contrast cancel, but for the padded borders, before any weight sees them. With ``arch.encoder_grid`` the heads are also given the photo
+    averaged over a grid of squares, which keeps them.
     """
 
     def __init__(self, arch: Architecture, spectral: bool | None = None) -> None:
@@ -28,7 +34,8 @@ class ImageEncoder(nn.Module):
         self.layers = nn.ModuleList(
             conv(fin, fout, 3, stride=2, padding=1, bias=False, spectral=spectral) for fin, fout in pairwise(widths)
         )
-        flat = widths[-1] * (INPUT_SIZE[0] >> 6) * (INPUT_SIZE[1] >> 6)
+        self.grid = arch.encoder_grid
+        flat = widths[-1] * (INPUT_SIZE[0] >> 6) * (INPUT_SIZE[1] >> 6) + 3 * self.grid**2
         self.fc_mu = nn.Linear(flat, arch.z_dim)
         self.fc_logvar = nn.Linear(flat, arch.z_dim)
 
@@ -37,10 +44,23 @@ class ImageEncoder(nn.Module):
         x = photos
         if x.shape[2:] != INPUT_SIZE:
             x = F.interpolate(x, size=INPUT_SIZE, mode="bilinear", align_corners=False)
+        resized = x
         for layer in self.layers:
             x = F.leaky_relu(F.instance_norm(layer(x), eps=EPS), 0.2)
         x = x.flatten(1)
+        if self.grid:
+            squares = F.avg_pool2d(resized, INPUT_SIZE[0] // self.grid)
+            x = torch.cat([x, GRID_GAIN * squares.flatten(1)], dim=1)
         return self.fc_mu(x), self.fc_logvar(x)
+
+
+def add_grid(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
+    """Tensors of an encoder without grid as tensors of one with it; the new inputs' weights are 0, so that the
+    function stays the same until it is trained."""
+    added = dict(state)
+    for name in ("fc_mu.weight", "fc_logvar.weight"):
+        added[name] = F.pad(state[name], (0, 3 * grid**2))
+    return added
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:

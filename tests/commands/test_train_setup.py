@@ -92,6 +92,16 @@ def test_init_of_another_size_is_taken_and_of_another_width_refused(tmp_path):
     assert e.value.problems == ("ngf: 2 -> 4",)
 
 
+def test_init_adds_a_grid_to_the_encoder_and_takes_none_away(tmp_path):
+    first = train(options(make_recipe(tmp_path), tmp_path / "runs"))
+    grid = ("model.encoder_grid=2", "train.steps=1")
+    again = train(options(make_recipe(tmp_path), tmp_path / "a", *grid, init=first.weights))
+    assert read_card(again.weights).architecture.encoder_grid == 2
+    with pytest.raises(UserError) as e:
+        train(options(make_recipe(tmp_path), tmp_path / "b", "model.encoder_grid=0", init=again.weights))
+    assert e.value.problems == ("encoder_grid: 2 -> 0",)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"recipe": {}}', '{"format": "spade-run"'])
 def test_damaged_runs_are_passed_over_or_named(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spadecli.core.architecture import Architecture
 from spadecli.model.discriminator import Discriminator
-from spadecli.model.encoder import ImageEncoder
+from spadecli.model.encoder import ImageEncoder, add_grid
 from spadecli.model.generator import Generator, resize_start
 from spadecli.model.init import initialize
 from spadecli.model.norm import SPADE, SpectralConv2d
@@ -204,6 +204,32 @@ def test_encoder_resizes_to_256_and_gives_z_dim():
     assert mu.shape == logvar.shape == (2, 10)
     resized = torch.nn.functional.interpolate(photos, (256, 256), mode="bilinear", align_corners=False)
     torch.testing.assert_close(encoder(resized)[0], mu)
+
+
+def test_encoder_sees_colour_only_with_a_grid():
+    torch.manual_seed(0)
+    photo = torch.rand(1, 3, 256, 256) - 0.5
+    tinted = 0.8 * photo + torch.tensor([0.2, 0.0, -0.2])[None, :, None, None]
+    other = torch.rand(1, 3, 16, 16).repeat_interleave(16, 2).repeat_interleave(16, 3) - 0.5
+
+    def moves(grid: int) -> float:
+        """How far the tint moves mu, relative to another photo."""
+        encoder = ImageEncoder(Architecture(ngf=2, z_dim=10, latent="encoder", encoder_grid=grid)).eval()
+        initialize(encoder, 1)
+        mu, mu_tinted, mu_other = (encoder(x)[0] for x in (photo, tinted, other))
+        return ((mu_tinted - mu).norm() / (mu_other - mu).norm()).item()
+
+    assert moves(0) < 0.1
+    assert moves(4) > 0.3
+
+
+def test_a_grid_added_to_an_encoder_changes_nothing_at_first():
+    plain = ImageEncoder(Architecture(ngf=2, z_dim=10, latent="encoder"), spectral=False).eval()
+    wide = ImageEncoder(Architecture(ngf=2, z_dim=10, latent="encoder", encoder_grid=4), spectral=False).eval()
+    wide.load_state_dict(add_grid(plain.state_dict(), 4))
+    photos = torch.rand(2, 3, 100, 60) * 2 - 1
+    for a, b in zip(plain(photos), wide(photos), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_discriminator_sees_both_scales_and_both_halves():
