@@ -13,7 +13,7 @@ from ..core.architecture import Architecture
 from .norm import EPS, conv
 
 INPUT_SIZE = (256, 256)
-GRID_GAIN = 4.0  # the squares' colours spread about 0.25; the normed features beside them about 1
+COLOUR_SPREAD = 0.25  # deviation of a square's colour over photographs; the normed features beside it spread about 1
 
 
 class ImageEncoder(nn.Module):
@@ -22,8 +22,8 @@ class ImageEncoder(nn.Module):
     Photos of another size are resized bilinearly to 256x256 first.
 
     The first convolution has no bias and is normed over the image, so that a photo's overall colour, light and
-    contrast cancel, but for the padded borders, before any weight sees them. With ``arch.encoder_grid`` the heads are also given the photo
-    averaged over a grid of squares, which keeps them.
+    contrast cancel, but for the padded borders, before any later weight sees them. With ``arch.encoder_grid`` the
+    heads are also given the photo averaged over a grid of squares, which keeps them.
     """
 
     def __init__(self, arch: Architecture, spectral: bool | None = None) -> None:
@@ -35,9 +35,11 @@ class ImageEncoder(nn.Module):
             conv(fin, fout, 3, stride=2, padding=1, bias=False, spectral=spectral) for fin, fout in pairwise(widths)
         )
         self.grid = arch.encoder_grid
-        flat = widths[-1] * (INPUT_SIZE[0] >> 6) * (INPUT_SIZE[1] >> 6) + 3 * self.grid**2
-        self.fc_mu = nn.Linear(flat, arch.z_dim)
-        self.fc_logvar = nn.Linear(flat, arch.z_dim)
+        features, colours = widths[-1] * (INPUT_SIZE[0] >> 6) * (INPUT_SIZE[1] >> 6), 3 * self.grid**2
+        # few beside many: they weigh as much together, or a thousand steps would hardly move the heads by them
+        self.gain = (features / max(1, colours)) ** 0.5 / COLOUR_SPREAD
+        self.fc_mu = nn.Linear(features + colours, arch.z_dim)
+        self.fc_logvar = nn.Linear(features + colours, arch.z_dim)
 
     def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
         """[N,3,H,W] in [-1,1] -> mu, logvar, each [N,Z]."""
@@ -50,7 +52,7 @@ class ImageEncoder(nn.Module):
         x = x.flatten(1)
         if self.grid:
             squares = F.avg_pool2d(resized, INPUT_SIZE[0] // self.grid)
-            x = torch.cat([x, GRID_GAIN * squares.flatten(1)], dim=1)
+            x = torch.cat([x, self.gain * squares.flatten(1)], dim=1)
         return self.fc_mu(x), self.fc_logvar(x)
 
 
