@@ -1,0 +1,26 @@
+"""What scores ask of a segmenter."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.labelspace import LabelSpace
+
+
+class Segmenter(Protocol):
+    """Predicts label maps of a label space."""
+
+    name: str
+    sha256: str
+    labels: LabelSpace  # of its predictions
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Images [N,H,W,3] -> channels [N,H,W]."""
+        ...
+
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Images [N,H,W,3] -> [N,D], for a Fréchet distance under its own name."""
+        ...
