@@ -1,4 +1,4 @@
-"""What scores ask of a segmenter."""
+"""What the scores ask of a segmenter: label maps from pictures, and features for a Fréchet distance."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Segmenter(Protocol):
     labels: LabelSpace  # of its predictions
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Images [N,H,W,3] -> channels [N,H,W]."""
+        """uint8 [N,H,W,3] -> class channels uint8 [N,H,W]."""
         ...
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Images [N,H,W,3] -> [N,D], for a Fréchet distance under its own name."""
+        """uint8 [N,H,W,3] -> float32 [N,D], for a Fréchet distance under this segmenter's own name."""
         ...

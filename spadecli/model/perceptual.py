@@ -93,11 +93,12 @@ class PerceptualLoss(nn.Module):
     def forward(self, fake: Tensor, real: Tensor) -> Tensor:
         """Images [N,3,H,W] in [-1,1] -> scalar; no gradient for ``real``."""
         with torch.no_grad():
-            targets = self._maps(real)
-        terms = [weight * l1(f, t) for weight, f, t in zip(self.tap_weights, self._maps(fake), targets, strict=True)]
+            targets = self.maps(real)
+        terms = [weight * l1(f, t) for weight, f, t in zip(self.tap_weights, self.maps(fake), targets, strict=True)]
         return torch.stack(terms).sum()
 
-    def _maps(self, x: Tensor) -> Sequence[Tensor]:
+    def maps(self, x: Tensor) -> Sequence[Tensor]:
+        """Images [N,3,H,W] in [-1,1] -> the five feature maps [N,C,h,w]."""
         x = (x - self.mean) / self.std
         maps = []
         for i, layer in enumerate(self.features):

@@ -1,0 +1,1 @@
+"""The parts of ``spade score``: sets, protocol, distances, segmentation, diversity, report, comparison."""

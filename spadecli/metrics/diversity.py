@@ -1,0 +1,46 @@
+"""How much the samples of one mask differ, in the features of an ImageNet network.
+
+After the uncalibrated baseline of Zhang et al. (CVPR 2018, equation 1 with all w = 1): features of each tap are
+scaled to unit length along the channels, squared differences are averaged over positions and summed over channels
+and taps. It has none of LPIPS's learned weights and must not be called LPIPS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Taps = Callable[["Tensor"], Sequence["Tensor"]]
+EPSILON = 1e-10
+
+
+def sample_distances(taps: Taps, images: NDArray[np.uint8], device: Any = "cpu") -> NDArray[np.float64]:
+    """Distance of every pair among S images uint8 [S,H,W,3] of one mask: float64 [S·(S-1)/2], (0,1), (0,2), ...
+
+    ``taps`` takes images float32 [S,3,H,W] in [-1,1] and returns feature maps [S,C,h,w].
+    Raises UserError on fewer than two images.
+    """
+    import torch
+
+    if len(images) < 2:
+        raise UserError(f"diversity needs two samples of a mask or more (found {len(images)})")
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device).float() / 127.5 - 1
+    first, second = np.triu_indices(len(images), 1)
+    total = np.zeros(len(first))
+    with torch.inference_mode():
+        for features in taps(pixels):
+            unit = features / (features.square().sum(1, keepdim=True).sqrt() + EPSILON)
+            for i in range(len(images) - 1):
+                gap = (unit[i + 1 :] - unit[i]).square().sum(1).mean((1, 2), dtype=torch.float64)
+                total[first == i] += gap.cpu().numpy()
+    if not np.isfinite(total).all():
+        raise UserError("the network answers with features that are not finite")
+    return total
