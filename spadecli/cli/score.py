@@ -6,20 +6,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
-from ..core.sizes import format_size, parse_size
+from ..core.errors import UserError
+from ..core.sizes import parse_size
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
     from ..commands.score import ScoreResult
-    from ..commands.score_protocol import Protocol
+    from ..commands.scoring.distances import Distances
+    from ..commands.scoring.protocol import Protocol
+    from ..commands.scoring.segmentation import Segmentation
 
 
 def score(
-    real: Annotated[Path, typer.Option(metavar="PHOTOS", help="Folder of real photographs.")],
-    renders: Annotated[Path, typer.Argument(help="Folder of renders.")] = Path("renders"),
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RENDERS]",
+            help="Folder of renders; two with --compare, files of votes with --tally.",
+            show_default="the newest in this folder",
+        ),
+    ] = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(metavar="PHOTOS", help="Real photographs: a folder, or statistics that --save-real made."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="MASKS", help="Folder of masks.", show_default="as the manifest says")
+    ] = None,
+    segmenter: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="What labels the renders: segmenter weights, ONNX, a model folder, predicted label maps.",
+            show_default="shipped facades",
+        ),
+    ] = "",
+    mapping: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Which class of the segmenter is which of the masks.")
+    ] = None,
+    protocol: Annotated[
+        Literal["spade-paper", "oasis", "clean"] | None,
+        typer.Option(help="Measure as a published evaluation did, as far as that is documented."),
+    ] = None,
     extractor: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TorchScript [N,3,H,W] in 0..255 -> [N,D].")
+        Path | None,
+        typer.Option(metavar="FILE", help="TorchScript [N,3,H,W] in 0..255 -> [N,D]; segmenter: its features."),
     ] = None,
     inception: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The FID Inception (NVIDIA's TorchScript); its distance is FID.")
@@ -31,9 +65,31 @@ def score(
         list[str] | None, typer.Option(metavar="NAMES", help="Score these names, separated by commas; repeatable.")
     ] = None,
     holdout: Annotated[str, typer.Option(metavar="RECIPE", help="Score the names that a recipe holds out.")] = "",
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="The masks' label space.", show_default="that of the weights")
+    ] = "",
     samples: Annotated[
-        Literal["first", "all"], typer.Option(help="Sample 0 of each mask, or every sample in the manifest.")
-    ] = "first",
+        Literal["first", "all"] | None,
+        typer.Option(help="Sample 0 of each mask, or every sample in the manifest.", show_default="first"),
+    ] = None,
+    label_resize: Annotated[
+        Literal["to-image", "to-mask"] | None,
+        typer.Option(help="Masks to the picture's size, or predictions to the mask's.", show_default="to-image"),
+    ] = None,
+    absent: Annotated[
+        Literal["left-out", "if-predicted", "zero"] | None,
+        typer.Option(help="Classes without a pixel in the masks, in the mean IoU.", show_default="left-out"),
+    ] = None,
+    perceptual: Annotated[
+        Literal["auto", "vgg19", "squeezenet", "none"],
+        typer.Option(help="Network of the diversity between samples; auto: the one that trained the weights."),
+    ] = "auto",
+    perceptual_weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its weights.", show_default="fetched once")
+    ] = None,
+    unpaired: Annotated[
+        bool, typer.Option("--unpaired", help="Compare with photographs that are named otherwise.")
+    ] = False,
     floor_only: Annotated[
         bool, typer.Option("--floor-only", help="Photographs against photographs; no renders.")
     ] = False,
@@ -46,10 +102,23 @@ def score(
     weights: Annotated[
         Path | None, typer.Option("-w", "--weights", help="What made the renders; its card names its training loss.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Scores file.", show_default="RENDERS/scores.h5")
+    save_real: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the photographs' statistics, to give as --real later.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures per call of the extractor.")] = 32,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Write a page that shows two folders blind, side by side, to vote on.")
+    ] = False,
+    max_pairs: Annotated[int, typer.Option(min=1, help="Pairs on that page.")] = 100,
+    tally: Annotated[bool, typer.Option("--tally", help="Count files of votes from that page.")] = False,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key of the comparison.", show_default="beside the votes")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Scores file, or page.", show_default="RENDERS/scores.h5, compare.html"),
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no scores.html.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per call of a network.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     cache: Annotated[Path | None, typer.Option(help="Where features are kept.", show_default="~/.cache/spade")] = None,
     quiet: Quiet = False,
@@ -57,80 +126,153 @@ def score(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Measure how far renders are from real photographs, beside the floor that photographs have among themselves.
+    """Measure how good renders are: do they show what the masks say, and how far are they from photographs?
 
     Example: spade score renders/ --real data/facades/photos --holdout facades
     """
+    ui = UI(quiet, verbose, as_json)
+    given = paths or []
+    if compare or tally:
+        if compare and tally:
+            raise UserError("--compare and --tally exclude each other")
+        _study(ui, given, compare, max_pairs, key, out, dry_run)
+        return
+    if len(given) > 1:
+        raise UserError(
+            f"{len(given)} folders of renders: {', '.join(map(str, given))}; expected one",
+            hint="--compare shows two side by side",
+        )
+    requested = parse_size(size)
     from ..commands.score import ScoreOptions, plan_score
     from ..commands.score import score as run
+    from ..commands.scoring.sets import newest_renders
 
-    ui = UI(quiet, verbose, as_json)
-    requested = parse_size(size)
     options = ScoreOptions(
-        renders=None if floor_only else renders,
+        renders=None if floor_only else given[0] if given else newest_renders(),
         real=real,
+        labels=labels,
         extractor=extractor,
         inception=inception,
+        segmenter=segmenter,
+        mapping=mapping,
+        recipe=recipe,
+        protocol=protocol,
         size=None if requested == "native" else requested,
         only=tuple(name.strip() for text in only or () for name in text.split(",") if name.strip()),
         holdout=holdout,
+        unpaired=unpaired,
         floor_from=floor_from,
         samples=samples,
+        label_resize=label_resize,
+        absent=absent,
+        perceptual=perceptual,
+        perceptual_weights=perceptual_weights,
         weights=weights,
         draws=draws,
         seed=seed,
         batch=batch,
         device=device,
         cache=cache,
+        save_real=save_real,
         out=out,
+        report=not no_report,
     )
     if dry_run:
-        plan = plan_score(options, ui)
-        ui.result({"protocol": vars(plan.protocol)}, _protocol_lines(plan.protocol))
+        plan = plan_score(options, ui, fetch=False)
+        from dataclasses import asdict
+
+        ui.result({"protocol": asdict(plan.protocol)}, _protocol_lines(plan.protocol))
         return
     result = run(options, ui)
-    ui.result(result.as_json(), [*_result_lines(result), "", *_protocol_lines(result.protocol)])
+    ui.result(result.as_json(), [*_closing_lines(result), *_protocol_lines(result.protocol)], _tables(result))
 
 
-def _result_lines(result: ScoreResult) -> list[str]:
-    """The distances, each beside its floor."""
+def _study(
+    ui: UI, paths: list[Path], compare: bool, max_pairs: int, key: Path | None, out: Path | None, dry_run: bool
+) -> None:
+    if not compare:
+        from ..commands.scoring.tally import tally
+
+        counted = tally(paths, key)
+        ui.result(counted.as_json(), counted.lines())
+        return
+    from ..commands.scoring.compare import CompareOptions, find_pairs, write_comparison
+
+    if len(paths) != 2:
+        raise UserError(f"--compare takes two folders of renders, found {len(paths)}", hint="spade score --compare A B")
+    if dry_run:
+        pairs = len(find_pairs(*paths))
+        ui.result({"pairs": min(pairs, max_pairs)}, [f"would show {min(pairs, max_pairs)} of {pairs} pairs"])
+        return
+    written = write_comparison(CompareOptions(paths[0], paths[1], out or Path("compare.html"), max_pairs))
+    lines = [
+        f"{written.pairs} pairs" + (f", {written.left_out} left out (--max-pairs)" if written.left_out else ""),
+        f"page, for everyone who votes: {written.page}",
+        f"key, not for them: {written.key}",
+        f"then: spade score --tally votes-*.json --key {written.key}",
+    ]
+    ui.result(written.as_json(), lines)
+
+
+def _tables(result: ScoreResult) -> tuple[Table, ...]:
+    tables = [_distance_table(d) for d in result.distances]
+    if result.segmentation:
+        tables.append(_class_table(result.segmentation))
+    return tuple(tables)
+
+
+def _distance_table(d: Distances) -> Table:
+    from ..commands.scoring.words import distance_rows
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("renders", justify="right", no_wrap=True)
+    floor = f"floor: {d.floor.count} other photographs" if d.floor else "floor"
+    table.add_column(floor, justify="right", no_wrap=True)
+    for name, own, beside in distance_rows(d):
+        table.add_row(escape(name), own or "-", beside or "-")
+    return table
+
+
+def _class_table(s: Segmentation) -> Table:
+    photos = s.photos is not None
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", no_wrap=True)
+    for name in ("IoU", "accuracy", "pixels", *(("photos' IoU",) if photos else ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for c in s.classes:
+        beside = [_share(c.photo_iou)] if photos else []
+        table.add_row(escape(c.name), _share(c.iou), _share(c.accuracy), f"{c.pixels:,}", *beside)
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _closing_lines(result: ScoreResult) -> list[str]:
+    """The means, what was not run, and the files."""
     lines = []
-    if result.frechet is not None and result.kernel is not None:
-        several = result.kernel.subsets > 1
-        lines.append(f"{result.frechet_name}: {result.frechet:.5g}")
-        lines.append(f"{result.kernel_name}: {_with_deviation(result.kernel.mean, result.kernel.deviation, several)}")
-    if floor := result.floor:
-        several = floor.draws > 1
-        lines.append(f"floor, {floor.count} other photographs against the real ones, {floor.draws} draws:")
-        lines.append(
-            f"  {result.frechet_name}: {_with_deviation(floor.frechet_mean, floor.frechet_deviation, several)}"
-        )
-        lines.append(f"  {result.kernel_name}: {_with_deviation(floor.kernel_mean, floor.kernel_deviation, several)}")
-    return lines
-
-
-def _with_deviation(mean: float, deviation: float, several: bool) -> str:
-    if not several:
-        return f"{mean:.5g}"
-    return f"{mean:.5g} ± {deviation:.0f}" if deviation >= 10 else f"{mean:.5g} ± {deviation:.2g}"
+    if s := result.segmentation:
+        for name, own, beside in (
+            ("mean IoU", s.mean_iou, s.photos and s.photos.mean_iou),
+            ("pixel accuracy", s.accuracy, s.photos and s.photos.accuracy),
+            ("frequency-weighted IoU", s.frequency_weighted_iou, s.photos and s.photos.frequency_weighted_iou),
+        ):
+            lines.append(f"{name}: {own:.1%}" + (f" (photographs: {beside:.1%})" if beside is not None else ""))
+    if d := result.diversity:
+        lines.append(f"{d.name}: {d.mean:.4g} ± {d.deviation:.2g} over {len(d.masks)} masks")
+    for what, path in (("scores", result.path), ("report", result.report)):
+        if path:
+            lines.append(f"{what}: {path}")
+    return [*lines, ""]
 
 
 def _protocol_lines(p: Protocol) -> list[str]:
-    """The protocol, for people."""
-    lines = [
-        f"protocol: {p.split}; compared at {format_size(p.size)}, {p.resize}",
-        f"  real: {p.real_count} from {p.real} ({_sizes(p.real_sizes)})",
-        f"  extractor: {p.extractor}, {p.dimensions} dimensions, sha256 {p.extractor_sha256}",
-        f"  extractor was also a training loss: {p.extractor_was_training_loss}",
-    ]
-    if p.renders:
-        words = f"{p.render_count} from {p.renders} ({_sizes(p.render_sizes)}), samples: {p.samples}, {p.paired} paired"
-        lines.insert(1, f"  renders: {words}")
-        lines.insert(2, f"  weights: {p.weights or 'unknown'} {p.weights_sha256}".rstrip())
-    if p.floor_draws:
-        lines.append(f"  floor: {p.floor_draws} draws of {p.floor_count} from {p.floor_from}, seed {p.seed}")
-    return lines
+    from ..commands.scoring.words import protocol_words
 
-
-def _sizes(sizes: dict[str, int]) -> str:
-    return ", ".join(f"{n} of {size}" for size, n in sizes.items())
+    lines = [f"{name}: {value}" for name, value in protocol_words(p)]
+    lines = [lines[0], *(f"  {line}" for line in lines[1:])]
+    lines += [f"  documented: {fact}" for fact in p.facts]
+    lines += [f"  not known: {doubt}" for doubt in p.uncertain]
+    return [*lines, *(f"not run: {what}: {why}" for what, why in p.not_run.items())]

@@ -33,7 +33,7 @@ def sample_distances(taps: Taps, images: NDArray[np.uint8], device: Any = "cpu")
     if len(images) < 2:
         raise UserError(f"diversity needs two samples of a mask or more (found {len(images)})")
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device).float() / 127.5 - 1
-    first, second = np.triu_indices(len(images), 1)
+    first, _ = np.triu_indices(len(images), 1)
     total = np.zeros(len(first))
     with torch.inference_mode():
         for features in taps(pixels):

@@ -9,6 +9,7 @@ from extractors import Tiny, save
 from pictures import photographs
 
 from spadecli.cli.app import main
+from spadecli.commands.scoring import inception
 
 HELD = ["a", "b", "c"]
 
@@ -35,9 +36,10 @@ def run(*words: str) -> int:
 def test_the_terminal_shows_distances_floor_and_protocol(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*line) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("Fréchet distance (tiny): ")
-    assert "floor, 3 other photographs against the real ones, 10 draws:" in out
-    assert "protocol: 3 names; compared at 24x32" in out
+    assert "Fréchet distance (tiny) " in out
+    assert "floor: 3 other photographs" in out
+    assert "set: 3 names" in out
+    assert "compared at: 24x32, bicubic" in out
     assert "FID" not in out
     assert "warning: 3 pictures are few for 18 dimensions" in err
     assert Path("renders/scores.h5").is_file()
@@ -48,23 +50,23 @@ def test_json_holds_the_whole_result(line: list[str], capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert err == ""
-    assert result["frechet"] > 0
-    assert result["floor"]["count"] == 3
-    assert result["protocol"]["real_count"] == 3
+    assert result["distances"][0]["frechet"] > 0
+    assert result["distances"][0]["floor"]["count"] == 3
+    assert result["protocol"]["distances"][0]["real_count"] == 3
     assert result["path"] == "renders/scores.h5"
 
 
 def test_the_floor_alone_needs_no_renders(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("nowhere", *line, "--floor-only", "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["frechet"] is None
-    assert result["floor"]["frechet_mean"] > 0
+    assert result["distances"][0]["frechet"] is None
+    assert result["distances"][0]["floor"]["frechet_mean"] > 0
     assert result["path"] is None
 
 
 def test_a_dry_run_writes_nothing(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*line, "--dry-run") == 0
-    assert "protocol: 3 names" in capsys.readouterr().out
+    assert "set: 3 names" in capsys.readouterr().out
     assert not Path("cache").exists()
     assert not Path("renders/scores.h5").exists()
 
@@ -85,7 +87,10 @@ def test_exit_codes(
     assert message in capsys.readouterr().err
 
 
-def test_without_an_extractor_it_says_where_to_get_one(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_an_extractor_it_says_where_to_get_one(
+    line: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception, "URL", "file:///nowhere/inception.pt")
     at = line.index("--extractor")
     assert run(*line[:at], *line[at + 2 :]) == 3
     assert "inception-2015-12-05.pt" in capsys.readouterr().err

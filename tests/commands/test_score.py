@@ -13,9 +13,11 @@ from extractors import LikeInception, Tiny, save
 from pictures import photographs
 
 from spadecli.commands.score import ScoreOptions, plan_score, score
+from spadecli.commands.scoring import inception
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.report import Silent
-from spadecli.metrics.features import FeatureReader, open_extractor
+from spadecli.metrics.extractors import open_extractor
+from spadecli.metrics.features import FeatureReader
 from spadecli.metrics.frechet import frechet_distance
 from spadecli.metrics.kernel import kernel_distance
 from spadecli.store import h5
@@ -74,26 +76,26 @@ def test_distances_are_those_of_the_two_sets(options: ScoreOptions) -> None:
     result = score(options, Notes())
     rendered = features(options, sorted(options.renders.glob("*.png")))
     real = features(options, [options.real / f"{name}.png" for name in HELD])
-    assert result.frechet == pytest.approx(frechet_distance(rendered, real), rel=1e-9)
-    assert result.kernel == kernel_distance(rendered, real)
-    assert result.frechet_name == "Fréchet distance (tiny)"
+    assert result.distances[0].frechet == pytest.approx(frechet_distance(rendered, real), rel=1e-9)
+    assert result.distances[0].kernel == kernel_distance(rendered, real)
+    assert result.distances[0].frechet_name == "Fréchet distance (tiny)"
 
 
 def test_the_floor_never_draws_what_it_is_measured_against(options: ScoreOptions) -> None:
     shutil.copy(options.real / "00.png", options.real / "copy-of-00.png")
     plan = plan_score(options, Notes())
-    assert [len(draw) for draw in plan.floor] == [10] * 10
-    drawn = {p.key for draw in plan.floor for p in draw}
+    assert [len(draw) for draw in plan.distances[0].floor] == [10] * 10
+    drawn = {p.key for draw in plan.distances[0].floor for p in draw}
     assert drawn <= set(NAMES) - set(HELD)
-    assert all(len({p.key for p in draw}) == 10 for draw in plan.floor)
-    assert len({frozenset(p.key for p in draw) for draw in plan.floor}) == 10
+    assert all(len({p.key for p in draw}) == 10 for draw in plan.distances[0].floor)
+    assert len({frozenset(p.key for p in draw) for draw in plan.distances[0].floor}) == 10
 
 
 def test_the_floor_is_the_mean_over_draws(options: ScoreOptions) -> None:
     plan = plan_score(options, Notes())
-    real = features(options, [p.path for p in plan.real])
-    distances = [frechet_distance(features(options, [p.path for p in draw]), real) for draw in plan.floor]
-    floor = score(dataclasses.replace(options, renders=None), Notes()).floor
+    real = features(options, [p.path for p in plan.distances[0].real])
+    distances = [frechet_distance(features(options, [p.path for p in draw]), real) for draw in plan.distances[0].floor]
+    floor = score(dataclasses.replace(options, renders=None), Notes()).distances[0].floor
     assert (floor.count, floor.draws) == (10, 10)
     assert floor.frechet_mean == pytest.approx(np.mean(distances), rel=1e-9)
     assert floor.frechet_deviation == pytest.approx(np.std(distances, ddof=1), rel=1e-9)
@@ -103,15 +105,15 @@ def test_runs_agree_whatever_the_batch(options: ScoreOptions, tmp_path: Path) ->
     first = score(options, Notes())
     assert score(options, Notes()) == first
     other = score(dataclasses.replace(options, batch=3, cache=tmp_path / "other"), Notes())
-    assert other.frechet == pytest.approx(first.frechet, rel=1e-5)
-    assert other.floor.frechet_mean == pytest.approx(first.floor.frechet_mean, rel=1e-5)
-    assert score(dataclasses.replace(options, seed=1), Notes()).floor != first.floor
+    assert other.distances[0].frechet == pytest.approx(first.distances[0].frechet, rel=1e-5)
+    assert other.distances[0].floor.frechet_mean == pytest.approx(first.distances[0].floor.frechet_mean, rel=1e-5)
+    assert score(dataclasses.replace(options, seed=1), Notes()).distances[0].floor != first.distances[0].floor
 
 
 def test_identical_sets_have_no_distance(options: ScoreOptions) -> None:
     result = score(dataclasses.replace(options, renders=options.real, out=options.cache / "s.h5"), Notes())
-    assert result.frechet < 1e-6
-    assert result.floor.frechet_mean > 1e-3
+    assert result.distances[0].frechet < 1e-6
+    assert result.distances[0].floor.frechet_mean > 1e-3
 
 
 def test_the_protocol_is_stored_with_the_results(options: ScoreOptions) -> None:
@@ -120,12 +122,13 @@ def test_the_protocol_is_stored_with_the_results(options: ScoreOptions) -> None:
     with h5.open_read(result.path, "scores") as f:
         results, protocol = json.loads(f.attrs["results_json"]), json.loads(f.attrs["protocol_json"])
         pictures = dict(zip(f["name"].asstr()[:], f["sha256"].asstr()[:], strict=True))
-    assert results["frechet"] == result.frechet
-    assert results["floor"]["draws"] == 10
+    assert results["distances"][0]["frechet"] == result.distances[0].frechet
+    assert results["distances"][0]["floor"]["draws"] == 10
     assert protocol == json.loads(json.dumps(dataclasses.asdict(result.protocol)))
-    assert (protocol["render_count"], protocol["real_count"], protocol["paired"]) == (10, 10, 10)
-    assert (protocol["size"], protocol["real_sizes"]) == ([24, 32], {"24x32": 10})
-    assert protocol["extractor_sha256"] == h5.file_sha256(options.extractor)
+    of = protocol["distances"][0]
+    assert (protocol["render_count"], of["real_count"], of["paired"]) == (10, 10, 10)
+    assert (of["size"], of["real_sizes"]) == ([24, 32], {"24x32": 10})
+    assert of["extractor_sha256"] == h5.file_sha256(options.extractor)
     assert protocol["split"] == "10 names"
     for path in (*options.renders.glob("*.png"), options.real / "00.png"):
         assert pictures[str(path)] == h5.file_sha256(path)
@@ -139,7 +142,9 @@ def test_manifest_rows_say_which_samples_count(options: ScoreOptions) -> None:
     assert len(every.renders) == 30
     assert first.protocol.samples == "first"
     assert first.protocol.weights == "w.safetensors"
-    assert [len(draw) for draw in every.floor] == [30] * 10  # the floor has as many pictures as there are renders
+    assert [len(draw) for draw in every.distances[0].floor] == [
+        30
+    ] * 10  # the floor has as many pictures as there are renders
 
 
 def test_missing_renders_are_all_named(options: ScoreOptions) -> None:
@@ -159,7 +164,7 @@ def test_other_weights_than_the_manifests_are_refused(options: ScoreOptions, tmp
 
 
 def test_names_without_pictures_are_all_named(options: ScoreOptions) -> None:
-    with pytest.raises(UserError, match=r"photos: 2 of 4 names have no picture") as e:
+    with pytest.raises(UserError, match=r"renders: 2 of 4 names have no picture") as e:
         plan_score(dataclasses.replace(options, only=("00", "04", "x", "y")))
     assert e.value.problems == ("x", "y")
     (options.renders / "00.png").unlink()
@@ -173,13 +178,13 @@ def test_sizes(options: ScoreOptions) -> None:
         plan_score(options)
     assert e.value.problems == ("24x32: 9 pictures", "30x30: 1 pictures")
     plan = plan_score(dataclasses.replace(options, size=(16, 16)), Notes())
-    assert plan.protocol.size == (16, 16)
-    assert score(dataclasses.replace(options, size=(16, 16)), Notes()).frechet > 0
+    assert plan.distances[0].protocol.size == (16, 16)
+    assert score(dataclasses.replace(options, size=(16, 16)), Notes()).distances[0].frechet > 0
 
 
 def test_photographs_take_the_renders_size(options: ScoreOptions) -> None:
     photographs(options.real, NAMES, seed=2, size=(60, 50))
-    protocol = score(options, Notes()).protocol
+    protocol = score(options, Notes()).protocol.distances[0]
     assert (protocol.size, protocol.real_sizes) == ((24, 32), {"60x50": 10})
 
 
@@ -208,14 +213,14 @@ def test_grey_and_transparent_pictures_count_as_colour(options: ScoreOptions) ->
 
     Image.new("L", (32, 24), 100).save(options.renders / "00.png")
     Image.new("RGBA", (32, 24), (10, 20, 30, 128)).save(options.renders / "04.png")
-    assert score(options, Notes()).frechet > 0
+    assert score(options, Notes()).distances[0].frechet > 0
 
 
 def test_without_other_photographs_there_is_no_floor(options: ScoreOptions) -> None:
     notes = Notes()
     renders = photographs(options.cache / "renders", NAMES, seed=3)
     result = score(dataclasses.replace(options, renders=renders, only=()), notes)
-    assert result.floor is None
+    assert result.distances[0].floor is None
     assert any("give --floor-from" in note for note in notes.notes)
 
 
@@ -225,19 +230,20 @@ def test_warnings(options: ScoreOptions) -> None:
     assert any("10 pictures are few for 18 dimensions" in w for w in notes.warnings)
     notes = Notes()
     others = photographs(options.cache / "renders", [f"x{i}" for i in range(20)], seed=3)
-    score(dataclasses.replace(options, renders=others, only=()), notes)
+    score(dataclasses.replace(options, renders=others, only=(), unpaired=True), notes)
     assert [w for w in notes.warnings if "few" in w] == []
     assert any("only 0 of the renders' masks" in w for w in notes.warnings)
 
 
-def test_the_inception_is_found_in_the_cache(options: ScoreOptions) -> None:
+def test_the_inception_is_found_in_the_cache(options: ScoreOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = dataclasses.replace(options, extractor=None)
-    with pytest.raises(BackendUnavailable, match="no feature extractor") as e:
+    monkeypatch.setattr(inception, "URL", (options.real / "nowhere.pt").as_uri())
+    with pytest.raises(BackendUnavailable, match=r"no feature extractor.*could not be fetched") as e:
         plan_score(bare)
     assert str(options.cache / "inception-2015-12-05.pt") in e.value.hint
-    options.cache.mkdir()
+    options.cache.mkdir(exist_ok=True)
     save(options.cache / "inception-2015-12-05.pt", LikeInception())
-    assert score(bare, Notes()).frechet_name == "FID"
+    assert score(bare, Notes()).distances[0].frechet_name == "FID"
 
 
 def test_the_python_api_is_silent_but_for_warnings(options: ScoreOptions, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,6 +259,7 @@ def test_facades_floor() -> None:
     real = shared("data", "facades", "train", "photos")
     extractor = shared("data", "weights", "squeezenet1_1_pooled.torchscript.pt")
     plan = plan_score(ScoreOptions(renders=None, real=real, holdout="facades", extractor=extractor), Notes())
-    assert (len(plan.real), len(plan.floor), len(plan.floor[0])) == (40, 10, 40)
-    assert all(int(p.key) % 10 == 0 for p in plan.real)
-    assert all(int(p.key) % 10 for draw in plan.floor for p in draw)
+    part = plan.distances[0]
+    assert (len(part.real), len(part.floor), len(part.floor[0])) == (40, 10, 40)
+    assert all(int(p.key) % 10 == 0 for p in plan.distances[0].real)
+    assert all(int(p.key) % 10 for draw in plan.distances[0].floor for p in draw)

@@ -13,8 +13,9 @@ from PIL import Image
 
 from spadecli.core.errors import UserError
 from spadecli.core.report import Silent
-from spadecli.metrics import features
-from spadecli.metrics.features import FeatureReader, open_extractor
+from spadecli.metrics import extractors
+from spadecli.metrics.extractors import open_extractor
+from spadecli.metrics.features import FeatureReader
 
 NAMES = [f"{i:02}" for i in range(11)]
 SIZE = (24, 32)
@@ -34,13 +35,13 @@ def photos(tmp_path: Path) -> list[Path]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures each call of an extractor was given."""
     counts: list[int] = []
-    run = features._features
+    run = extractors._features
 
     def counted(module, pictures, inception, device):
         counts.append(len(pictures))
         return run(module, pictures, inception, device)
 
-    monkeypatch.setattr(features, "_features", counted)
+    monkeypatch.setattr(extractors, "_features", counted)
     return counts
 
 

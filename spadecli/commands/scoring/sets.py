@@ -9,13 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from ..core.errors import UserError
-from ..core.sizes import format_size
-from ..data.files import read_image
-from ..data.folder import Item, scan
-from ..store.h5 import file_sha256
-from ..store.manifest import NAME as MANIFEST_NAME
-from ..store.manifest import read_manifest
+from ...core.errors import UserError
+from ...core.sizes import format_size
+from ...data.files import read_image
+from ...data.folder import Item, scan
+from ...store.h5 import file_sha256
+from ...store.manifest import NAME as MANIFEST_NAME
+from ...store.manifest import read_manifest
 
 Samples = Literal["first", "all"]
 
@@ -104,3 +104,24 @@ def common_size(sizes: Counter[tuple[int, int]], folder: Path) -> tuple[int, int
             hint="say with --size HEIGHTxWIDTH at which size to compare",
         )
     return next(iter(sizes))
+
+
+def newest_renders(root: Path = Path()) -> Path:
+    """The folder below ``root`` that was rendered to last: ``renders`` or any other with a manifest in it.
+
+    Raises UserError where there is none.
+    """
+    manifests = [p for p in root.glob(f"*/{MANIFEST_NAME}") if p.is_file()]
+    if manifests:
+        return max(manifests, key=lambda p: p.stat().st_mtime).parent
+    if (root / "renders").is_dir():
+        return root / "renders"
+    raise UserError(
+        "no renders in this folder: nothing here holds a manifest.jsonl",
+        hint="spade render masks/ --samples 4 makes some; or name a folder: spade score RENDERS",
+    )
+
+
+def stem(picture: Item) -> str:
+    """A picture's path below its folder without suffix: "a/b_0"."""
+    return str(Path(picture.relative).with_suffix("").as_posix())

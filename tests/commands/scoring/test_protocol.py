@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from spadecli.commands import score_protocol
-from spadecli.commands.score_protocol import size_counts, was_training_loss
+from spadecli.commands.scoring import protocol
+from spadecli.commands.scoring.protocol import size_counts, was_training_loss
 from spadecli.core.card import Card
 
 
@@ -21,7 +21,7 @@ from spadecli.core.card import Card
 )
 def test_was_training_loss(monkeypatch: pytest.MonkeyPatch, extractor: str, loss: str | None, expected: str) -> None:
     recipe = {"loss": {"perceptual_network": loss}} if loss else {}
-    monkeypatch.setattr(score_protocol, "read_card", lambda path: Card.model_construct(recipe=recipe))
+    monkeypatch.setattr(protocol, "read_card", lambda path: Card.model_construct(recipe=recipe))
     assert was_training_loss(extractor, Path("w.safetensors")) == expected
 
 

@@ -1,0 +1,128 @@
+"""How much the samples of a mask differ: planned, then measured mask by mask."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ...core.errors import UserError
+from ...core.report import Report
+from ...data.folder import Item
+from ...data.masks import read_photo
+from ...metrics.diversity import sample_distances
+from .options import ScoreOptions
+from .protocol import DiversityProtocol, perceptual_network
+
+if TYPE_CHECKING:
+    from ...model.perceptual import PerceptualLoss
+
+Network = Literal["vgg19", "squeezenet"]
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Mean over masks of the mean distance between two samples, its deviation over masks, and each mask's."""
+
+    name: str
+    mean: float
+    deviation: float
+    masks: tuple[str, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DiversityPlan:
+    """Checked inputs of :func:`measure`: the samples of each mask that has several."""
+
+    network: PerceptualLoss
+    groups: dict[str, list[Item]]
+    protocol: DiversityProtocol
+
+
+def plan_diversity(options: ScoreOptions, samples: Sequence[Item], weights: Path | None) -> DiversityPlan | str:
+    """Group the samples by mask and open the network; or the reason why that cannot be.
+
+    Raises UserError where a network was asked for and cannot be had.
+    """
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in samples:
+        groups[item.key].append(item)
+    several = {key: items for key, items in groups.items() if len(items) > 1}
+    asked = options.perceptual not in ("auto", "none")
+    if options.perceptual == "none":
+        return "--perceptual none"
+    if not several:
+        if asked:
+            raise UserError(
+                f"{options.renders}: no mask has two samples", hint="render with --samples 2 or more, in one folder"
+            )
+        return "no mask has two samples: render with --samples 2 or more"
+    found = _network(options, weights)
+    if isinstance(found, str):
+        return found
+    network, source = found
+    counts = sorted({len(items) for items in several.values()})
+    protocol = DiversityProtocol(
+        network=f"{_kind(options, weights)}, {len(network.taps)} taps, unit-normalised, no learned weights (not LPIPS)",
+        weights=source,
+        masks=len(several),
+        samples=" to ".join(str(n) for n in sorted({counts[0], counts[-1]})),
+    )
+    return DiversityPlan(network, several, protocol)
+
+
+def _kind(options: ScoreOptions, weights: Path | None) -> str:
+    if options.perceptual != "auto":
+        return options.perceptual
+    return (perceptual_network(weights) or "none") if weights else "none"
+
+
+def _network(options: ScoreOptions, weights: Path | None) -> tuple[PerceptualLoss, str] | str:
+    from ...model.perceptual import URLS, is_fetched, load_perceptual
+
+    kind = _kind(options, weights)
+    hint = "name one with --perceptual squeezenet or vgg19, and --perceptual-weights FILE"
+    if kind not in ("vgg19", "squeezenet"):
+        return f"the network that trained these renders' weights is not known; {hint}"
+    network: Network = "vgg19" if kind == "vgg19" else "squeezenet"
+    if options.perceptual_weights is not None:
+        return load_perceptual(network, options.perceptual_weights), str(options.perceptual_weights)
+    if options.perceptual == "auto" and not is_fetched(network):
+        return f"the {kind} network is not on this machine; --perceptual {kind} fetches it once, or {hint}"
+    return load_perceptual(network), URLS[network]
+
+
+def measure(plan: DiversityPlan, device: str, report: Report) -> Diversity:
+    """Mean distance between the samples of each mask.
+
+    Raises UserError that lists every mask whose samples cannot be read or differ in size.
+    """
+    from ...metrics.extractors import torch_device
+
+    target: Any = torch_device(device)
+    network = plan.network.to(target)
+    values, problems = [], []
+    with report.progress("diversity", len(plan.groups)) as task:
+        for key, items in plan.groups.items():
+            try:
+                pictures = [read_photo(item.path) for item in items]
+                if len({p.shape for p in pictures}) > 1:
+                    raise UserError(f"{key}: samples of different sizes")
+                values.append(float(sample_distances(network.maps, np.stack(pictures), target).mean()))
+            except UserError as e:
+                problems.append(e.line)
+            task.advance()
+    if problems:
+        raise UserError(f"samples of {len(problems)} masks cannot be compared", problems=problems)
+    return Diversity(
+        name=f"diversity ({plan.protocol.network.split(',')[0]})",
+        mean=float(np.mean(values)),
+        deviation=float(np.std(values)),
+        masks=tuple(plan.groups),
+        values=tuple(values),
+    )

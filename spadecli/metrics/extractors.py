@@ -1,0 +1,229 @@
+"""Networks from pictures to features: TorchScript extractors, and segmenters for distances under their own names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import BackendUnavailable, UserError
+from ..store import h5
+
+if TYPE_CHECKING:
+    import torch
+
+    from .segmentation import Segmenter
+
+INCEPTION_DIMENSIONS = 2048
+
+
+class FeatureNetwork(Protocol):
+    """What turns pictures into features, and what distances in them may be called."""
+
+    @property
+    def name(self) -> str:
+        """Of the network."""
+
+    @property
+    def kind(self) -> str:
+        """How it is called; features of one file called in two ways are kept apart."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the network's file."""
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+
+    @property
+    def frechet_name(self) -> str:
+        """What a Fréchet distance in these features may be called."""
+
+    @property
+    def kernel_name(self) -> str:
+        """What a kernel distance in these features may be called."""
+
+    def __call__(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
+        """Features float32 [N,D] of pictures [N,H,W,3] in 0..255."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A TorchScript network from pictures to features.
+
+    Plain extractors are called ``module(uint8 [N,3,H,W] in 0..255) -> [N,D]``. The FID Inception is NVIDIA's file:
+    ``module(uint8 [N,3,H,W], return_features=True) -> [N,2048]``. Both resize inside as they need. Pictures that
+    come as float32 are resized already: the Inception's ``layers`` then take them as (x - 128) / 128.
+    """
+
+    module: Any
+    path: Path
+    sha256: str
+    dimensions: int
+    inception: bool
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """The file's name without suffixes, or FID Inception."""
+        return "FID Inception" if self.inception else self.path.name.split(".")[0]
+
+    @property
+    def kind(self) -> str:
+        """How the network is called."""
+        return "inception" if self.inception else "plain"
+
+    @property
+    def frechet_name(self) -> str:
+        """What a Fréchet distance in these features may be called."""
+        return "FID" if self.inception else f"Fréchet distance ({self.name})"
+
+    @property
+    def kernel_name(self) -> str:
+        """What a kernel distance in these features may be called."""
+        return "KID" if self.inception else f"kernel distance ({self.name})"
+
+    def __call__(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
+        """Features float32 [N,D] of pictures uint8 or float32 [N,H,W,3] in 0..255.
+
+        Raises UserError where the network fails on them or answers in another shape.
+        """
+        features = _features(self.module, pictures, self.inception, self.device)
+        if features.shape != (len(pictures), self.dimensions):
+            expected = [len(pictures), self.dimensions]
+            raise UserError(f"{self.path}: answered with shape {list(features.shape)}, expected {expected}")
+        return features
+
+
+@dataclass(frozen=True)
+class SegmenterFeatures:
+    """A segmenter's own features, for distances under its name."""
+
+    segmenter: Segmenter
+    dimensions: int
+    kind: str = "segmenter"
+
+    @classmethod
+    def of(cls, segmenter: Segmenter) -> SegmenterFeatures:
+        """Raises UserError where the segmenter has no features (a folder of predictions, some ONNX files)."""
+        probe = np.random.RandomState(0).randint(0, 256, (1, 64, 64, 3)).astype(np.uint8)
+        features = np.asarray(segmenter.features(probe))
+        if features.ndim != 2 or len(features) != 1 or not features.shape[1]:
+            raise UserError(f"{segmenter.name}: answers with features {list(features.shape)}, expected [1,D]")
+        return cls(segmenter, features.shape[1])
+
+    @property
+    def name(self) -> str:
+        """The segmenter's."""
+        return self.segmenter.name
+
+    @property
+    def sha256(self) -> str:
+        """The segmenter's."""
+        return self.segmenter.sha256
+
+    @property
+    def frechet_name(self) -> str:
+        """Never FID."""
+        return f"Fréchet distance ({self.name} features)"
+
+    @property
+    def kernel_name(self) -> str:
+        """Never KID."""
+        return f"kernel distance ({self.name} features)"
+
+    def __call__(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
+        """Features float32 [N,D] of pictures [N,H,W,3] in 0..255."""
+        whole = pictures if pictures.dtype == np.uint8 else np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
+        features = np.asarray(self.segmenter.features(whole), np.float32)
+        if features.shape != (len(pictures), self.dimensions):
+            expected = [len(pictures), self.dimensions]
+            raise UserError(f"{self.name}: answered with features {list(features.shape)}, expected {expected}")
+        return features
+
+
+def open_extractor(path: Path, inception: bool = False, device: str = "auto") -> Extractor:
+    """Open a TorchScript extractor; ``inception``: it has to be the FID Inception, and behave like it.
+
+    Raises UserError where the file is missing, is no TorchScript, or does not answer with features [N,D];
+    BackendUnavailable where there is no such device.
+    """
+    import torch
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such extractor file")
+    target = torch_device(device)
+    try:
+        jit: Any = torch.jit  # only in part typed
+        module = jit.load(str(path), map_location=target).eval()
+    except (RuntimeError, ValueError) as e:
+        line = str(e).strip().splitlines()[0]
+        raise UserError(f"{path}: not a TorchScript file ({line})", hint="save it with torch.jit.save") from e
+    if inception and not _has_argument(module, "return_features"):
+        raise UserError(
+            f"{path}: not the FID Inception: its forward has no argument return_features",
+            hint="give other extractors with --extractor; their distance is not called FID",
+        )
+    probe = np.random.RandomState(0).randint(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    try:
+        shape = _features(module, probe, inception, target).shape
+    except UserError as e:
+        raise UserError(f"{path}: {e.message}") from e
+    if len(shape) != 2 or shape[0] != 2 or not shape[1]:
+        raise UserError(f"{path}: answered [2,3,64,64] with shape {list(shape)}, expected features [2,D]")
+    if inception and shape[1] != INCEPTION_DIMENSIONS:
+        raise UserError(f"{path}: not the FID Inception: {shape[1]} features instead of {INCEPTION_DIMENSIONS}")
+    return Extractor(module, path, h5.file_sha256(path), shape[1], inception, target)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of that name, "auto" for CUDA where there is any.
+
+    Raises UserError on a name that torch does not know, BackendUnavailable where there is no CUDA.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from e
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(f"--device {name}: this torch sees no CUDA device", hint="use --device cpu")
+    return device
+
+
+def _has_argument(module: Any, name: str) -> bool:
+    return any(argument.name == name for argument in module.forward.schema.arguments)
+
+
+def _features(module: Any, pictures: NDArray[Any], inception: bool, device: torch.device) -> NDArray[np.float32]:
+    """One call of the network, in full float32 precision; its answer as it is."""
+    import torch
+
+    batch = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).to(device)
+    options = {"return_features": True} if inception else {}
+    if inception and batch.is_floating_point():
+        if not hasattr(module, "layers"):
+            raise UserError("this Inception has no submodule layers, which takes pictures that are resized already")
+        module, options, batch = module.layers, {}, (batch - 128) / 128
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    jit: Any = torch.jit  # only in part typed
+    try:
+        with torch.inference_mode(), exact, jit.optimized_execution(False):
+            answer = module(batch, **options)
+    except RuntimeError as e:
+        line = str(e).strip().splitlines()[-1]
+        kind = "float32" if batch.is_floating_point() else "uint8"
+        raise UserError(f"the extractor fails on pictures {kind} {list(batch.shape)}: {line}") from e
+    if not isinstance(answer, torch.Tensor):
+        raise UserError(f"the extractor answers with {type(answer).__name__} instead of a tensor [N,D]")
+    if inception:
+        answer = answer.flatten(1)  # the layers alone may end in [N,2048,1,1]
+    features: NDArray[np.float32] = answer.float().cpu().numpy()
+    return features
