@@ -36,8 +36,9 @@ def choose_segmenter(
                 f"{options.renders}: nothing says which masks these renders were made from",
                 hint="give them with --labels MASKS",
             )
-        segmenter = open_segmenter(options.segmenter, options.device, options.mapping)
-        return segmenter, _label_space(options, weights) or segmenter.labels
+        labels = _label_space(options, weights)
+        segmenter = open_segmenter(options.segmenter, options.device, options.mapping, labels)
+        return segmenter, labels or segmenter.labels
     if options.renders is None:
         return None, None
     give = "give one with --segmenter (weights, an ONNX file, a model folder, predicted label maps)"
@@ -48,7 +49,7 @@ def choose_segmenter(
     if shipped is None:
         not_run[MIOU] = f"no segmenter is shipped with this spade; {give}"
         return None, None
-    segmenter = open_segmenter(str(shipped), options.device, None)
+    segmenter = open_segmenter(str(shipped), options.device)
     labels = _label_space(options, weights) or segmenter.labels
     try:
         segmentation.match_classes(segmenter, labels)
@@ -67,12 +68,14 @@ def _shipped(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def open_segmenter(source: str, device: str, mapping: Path | None) -> Segmenter:
+def open_segmenter(
+    source: str, device: str, mapping: Path | None = None, labels: LabelSpace | None = None
+) -> Segmenter:
     """A segmenter from weights, an ONNX file, a model folder or a folder of predicted label maps."""
     import importlib
 
     module = importlib.import_module("spadecli.metrics.segmenter")
-    segmenter: Segmenter = module.open_segmenter(source, device=device, mapping=mapping)
+    segmenter: Segmenter = module.open_segmenter(source, device=device, mapping=mapping, labels=labels)
     return segmenter
 
 

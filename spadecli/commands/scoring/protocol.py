@@ -36,10 +36,14 @@ class DistanceProtocol:
 
 @dataclass(frozen=True)
 class SegmentationProtocol:
-    """Of IoU and accuracy. photos: how many photographs were measured for the ceiling."""
+    """Of IoU and accuracy. photos: how many photographs were measured for the ceiling.
+
+    trust: how the segmenter does on real photographs beside its baselines, as its card says.
+    """
 
     segmenter: str
     segmenter_sha256: str
+    trust: str
     masks: str
     mask_count: int
     label_space: str

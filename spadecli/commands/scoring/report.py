@@ -82,6 +82,7 @@ def _segmentation(seen: Segmentation) -> dict[str, Any]:
             for c in sorted(seen.classes, key=lambda c: -(c.iou if c.iou is not None else -1))
         ],
         "has_photos": photos is not None,
+        "ratio": percent(seen.ratio) if seen.ratio is not None else "",
     }
 
 

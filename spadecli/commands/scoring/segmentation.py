@@ -62,7 +62,11 @@ class Photos:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Scores of the renders as a whole, fractions in 0..1."""
+    """Scores of the renders as a whole, fractions in 0..1.
+
+    ratio: mean IoU over the photographs' one; None without photographs, and where the segmenter is not shown to be
+    far better than its baselines, since then the ceiling is no ceiling.
+    """
 
     segmenter: str
     images: int
@@ -71,6 +75,7 @@ class Segmentation:
     frequency_weighted_iou: float
     classes: tuple[ClassScore, ...]
     photos: Photos | None
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ def plan_segmentation(
     protocol = SegmentationProtocol(
         segmenter=segmenter.name,
         segmenter_sha256=segmenter.sha256,
+        trust=_trust(segmenter)[0],
         masks=masks.source,
         mask_count=len(keys),
         label_space=labels.name,
@@ -136,6 +142,25 @@ def plan_segmentation(
         photos=len(ceiling),
     )
     return SegmentationPlan(segmenter, labels, channel_of, masks, renders, ceiling, label_resize, absent, protocol)
+
+
+def _trust(segmenter: Segmenter) -> tuple[str, bool]:
+    """How the segmenter does on real photographs beside its baselines, and whether it is far better than both."""
+    card: Any = getattr(segmenter, "card", None)
+    real = getattr(card, "miou_real", None)
+    if real is None:
+        return "not known: no measured baselines come with it, so no ratio to the ceiling is quoted", False
+    majority, position = card.miou_majority, card.miou_color_position
+    beside = ", ".join(
+        f"{name} {value:.1%}"
+        for name, value in (("majority class", majority), ("colour and position", position))
+        if value is not None
+    )
+    trusted = bool(card.beats_baselines)
+    verdict = (
+        "beats both by 0.15 or more" if trusted else "does not beat both by 0.15: no ratio to the ceiling is quoted"
+    )
+    return f"mean IoU {real:.1%} on photographs it never saw ({beside or 'no baselines'}); {verdict}", trusted
 
 
 def match_classes(segmenter: Segmenter, labels: LabelSpace) -> NDArray[np.uint8]:
@@ -186,6 +211,7 @@ def measure(plan: SegmentationPlan, batch: int, report: Report) -> tuple[Segment
         frequency_weighted_iou=result.frequency_weighted_iou,
         classes=_class_scores(plan.labels, counted.matrix, result, photo_result),
         photos=photos,
+        ratio=result.mean_iou / photos.mean_iou if photos and photos.mean_iou and _trust(plan.segmenter)[1] else None,
     )
     return segmentation, counted
 

@@ -89,6 +89,7 @@ def _segmentation(s: SegmentationProtocol) -> list[tuple[str, str]]:
     ceiling = [("ceiling", f"the same segmenter on {s.photos} photographs of these masks")] if s.photos else []
     return [
         ("segmenter", f"{s.segmenter}, sha256 {s.segmenter_sha256}"),
+        ("segmenter on real photographs", s.trust),
         ("masks", f"{s.mask_count} from {s.masks}; label space {s.label_space}"),
         ("label resize", s.label_resize),
         ("ignore", s.ignore),

@@ -40,7 +40,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ByColour:
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / choose.SHIPPED_SEGMENTER).write_bytes(b"weights")
     monkeypatch.setattr(choose, "shipped_dir", lambda what: tmp_path / what)
-    monkeypatch.setattr(choose, "open_segmenter", lambda source, device, mapping: fake)
+    monkeypatch.setattr(choose, "open_segmenter", lambda *args: fake)
     return fake
 
 

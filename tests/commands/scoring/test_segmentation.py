@@ -26,7 +26,7 @@ NAMES = ("a", "b", "sub_c", "d")
 @pytest.fixture
 def segmenter(monkeypatch: pytest.MonkeyPatch) -> ByColour:
     fake = ByColour()
-    monkeypatch.setattr(choose, "open_segmenter", lambda source, device, mapping: fake)
+    monkeypatch.setattr(choose, "open_segmenter", lambda *args: fake)
     return fake
 
 
@@ -85,6 +85,32 @@ def test_photographs_of_the_masks_are_the_ceiling(options: ScoreOptions, tmp_pat
     assert (found.photos.mean_iou, found.photos.accuracy) == pytest.approx(ceiling, rel=1e-12)
     assert found.photos.mean_iou > found.mean_iou
     assert all(c.photo_iou is not None for c in found.classes[:2])
+
+
+class Trust:
+    """The part of a segmenter's card that says how far it can be trusted."""
+
+    miou_real, miou_majority, miou_color_position = 0.6, 0.1, 0.3
+
+    def __init__(self, beats_baselines: bool) -> None:
+        self.beats_baselines = beats_baselines
+
+
+def test_a_ratio_to_the_ceiling_is_quoted_where_the_segmenter_can_be_trusted(
+    options: ScoreOptions, segmenter: ByColour, tmp_path: Path
+) -> None:
+    extractor = save(tmp_path / "tiny.pt", NanOnBlack())
+    real = {"real": tmp_path / "photos", "extractor": extractor}
+    assert run(options, **real).segmentation.ratio is None
+    assert "not known" in run(options, **real).protocol.segmentation.trust
+    segmenter.card = Trust(False)
+    poor = run(options, **real)
+    assert poor.segmentation.ratio is None
+    assert "does not beat both by 0.15" in poor.protocol.segmentation.trust
+    segmenter.card = Trust(True)
+    good = run(options, **real)
+    assert good.segmentation.ratio == pytest.approx(good.segmentation.mean_iou / good.segmentation.photos.mean_iou)
+    assert "60.0% on photographs it never saw (majority class 10.0%" in good.protocol.segmentation.trust
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
@@ -150,7 +176,7 @@ def test_counts_are_stored(options: ScoreOptions) -> None:
 def test_predictions_by_name(options: ScoreOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     of_picture = {n: ByColour().predict(np.array(Image.open(tmp_path / f"renders/{n}.png"))[None])[0] for n in NAMES}
     expected_scores = run(options).segmentation
-    monkeypatch.setattr(choose, "open_segmenter", lambda source, device, mapping: Named(of_picture))
+    monkeypatch.setattr(choose, "open_segmenter", lambda *args: Named(of_picture))
     found = run(options).segmentation
     assert (found.mean_iou, found.classes) == (expected_scores.mean_iou, expected_scores.classes)
 
