@@ -45,6 +45,30 @@ class LikeInception(nn.Module):
         return level.unsqueeze(1) * self.ramp if return_features else level.unsqueeze(1)
 
 
+class Ramp(nn.Module):
+    """The stand-in's layers: pictures float32 [N,3,299,299] in -1..1 to features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ramp", torch.linspace(0, 1, 2048))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.mean([1, 2, 3]).unsqueeze(1) * self.ramp)[:, :, None, None]
+
+
+class LikeInceptionWithLayers(nn.Module):
+    """As NVIDIA's file: its layers can be called on pictures that were resized outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = Ramp()
+
+    def forward(self, img: Tensor, return_features: bool = False) -> Tensor:
+        assert img.dtype == torch.uint8
+        x = self.layers((img.float() - 128) / 128).flatten(1)
+        return x if return_features else x[:, :1]
+
+
 def save(path: Path, module: nn.Module) -> Path:
     torch.jit.script(module).save(str(path))
     return path

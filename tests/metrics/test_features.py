@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import shared
-from extractors import LikeInception, NanOnBlack, NotFeatures, Tiny, save
+from extractors import LikeInception, LikeInceptionWithLayers, NanOnBlack, NotFeatures, Tiny, save
 from pictures import photographs
 from PIL import Image
+from segmenters import ByColour, Named
 
 from spadecli.core.errors import UserError
 from spadecli.core.report import Silent
@@ -154,3 +155,31 @@ def test_squeezenet_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     all_ = FeatureReader(extractor, (256, 256), tmp_path / "all", 8).read(photos, Silent())
     assert one.shape == (5, 512)
     np.testing.assert_allclose(one, all_, rtol=1e-4, atol=1e-4)
+
+
+def test_clean_resizing_is_unrounded_and_outside_the_inception(tmp_path: Path, photos: list[Path]) -> None:
+    """As clean-fid does it: Pillow's bicubic on each channel in float32, then the layers on (x - 128) / 128."""
+    network = open_extractor(save(tmp_path / "i.pt", LikeInceptionWithLayers()), inception=True)
+    found = FeatureReader(network, (299, 299), tmp_path / "cache", resize="clean").read(photos, Silent())
+    for path, row in zip(photos, found, strict=True):
+        pixels = np.array(Image.open(path).convert("RGB")).astype(np.float32)
+        resized = np.stack(
+            [np.array(Image.fromarray(pixels[..., c]).resize((299, 299), Image.Resampling.BICUBIC)) for c in range(3)]
+        )
+        assert row[-1] == pytest.approx(((resized - 128) / 128).mean(dtype=np.float64), rel=1e-4)
+    rounded = FeatureReader(network, (299, 299), tmp_path / "cache").read(photos, Silent())
+    assert (rounded != found).any()  # and the two are not mixed up in the cache
+    lacking = open_extractor(save(tmp_path / "j.pt", LikeInception()), inception=True)
+    with pytest.raises(UserError, match="no submodule layers"):
+        FeatureReader(lacking, (299, 299), tmp_path / "cache", resize="clean").read(photos, Silent())
+
+
+def test_segmenters_measure_under_their_own_name(tmp_path: Path, photos: list[Path]) -> None:
+    own = extractors.SegmenterFeatures.of(ByColour())
+    assert (own.dimensions, own.kind) == (6, "segmenter")
+    assert "FID" not in own.frechet_name
+    assert "by-colour" in own.frechet_name
+    rows = FeatureReader(own, SIZE, tmp_path / "cache").read(photos, Silent())
+    assert rows.shape == (len(photos), 6)
+    with pytest.raises(NotImplementedError):
+        extractors.SegmenterFeatures.of(Named({}))

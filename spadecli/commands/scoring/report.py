@@ -17,7 +17,7 @@ from ...store.atomic import write_text
 from .masks import channel_colors
 from .segmentation import Counted, Segmentation, SegmentationPlan, predict
 from .sets import stem
-from .words import distance_rows, number, percent, protocol_words
+from .words import distance_rows, percent, protocol_words, with_deviation
 
 if TYPE_CHECKING:
     from ..score import ScoreResult
@@ -151,4 +151,4 @@ def _diversity(result: ScoreResult) -> tuple[str, str] | None:
     found = result.diversity
     if found is None:
         return None
-    return found.name, f"{number(found.mean)} ± {number(found.deviation)} over {len(found.masks)} masks"
+    return found.name, f"{with_deviation(found.mean, found.deviation)} over {len(found.masks)} masks"
