@@ -115,11 +115,11 @@ def choose_networks(
     try:
         inception = find_inception(cache, fetch, report)
     except BackendUnavailable as e:
-        own = _own_features(segmenter) if segmenter else None
-        if own is None:
+        fallback = _own_features(segmenter) if segmenter else None
+        if fallback is None:
             raise
         not_run["FID"] = f"{e.message.removeprefix('no feature extractor: ')}; {e.hint}"
-        return [(own, options.real)]
+        return [(fallback, options.real)]
     return [(open_extractor(inception, inception=True, device=options.device), options.real)]
 
 
