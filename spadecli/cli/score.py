@@ -24,7 +24,7 @@ def score(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RENDERS]",
+            metavar="RENDERS",
             help="Folder of renders; two with --compare, files of votes with --tally.",
             show_default="the newest in this folder",
         ),
@@ -126,7 +126,7 @@ def score(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Measure how good renders are: do they show what the masks say, and how far are they from photographs?
+    """Measure whether renders show what their masks say, and how far they are from photographs.
 
     Example: spade score renders/ --real data/facades/photos --holdout facades
     """
