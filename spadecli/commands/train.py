@@ -121,10 +121,10 @@ def _say_what_is_known(
     validation = recipe.validation
     if validation.every and not (validation.extractor or validation.inception):
         report.note("validation: no extractor is set, so no distance is measured and no best weights are kept")
-    if validation.every and start and start.data_sha256 == dataset.packed.sha256:
+    if validation.every and start and start.may_know(recipe):
         report.warn(
-            f"{start.file.name} learned from the same packed data: where it trained on the validation pairs, "
-            "their distance flatters"
+            f"{start.file.name} learned from the same data, the validation pairs probably among them: "
+            "their distance flatters, but still compares the steps of this run"
         )
 
 

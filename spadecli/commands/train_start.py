@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +36,8 @@ from .train_loop import read_state
 class Start:
     """Networks to start from: effective weights of generator and encoder, the discriminator's as it was trained.
 
-    file: of the generator. labels: what the channels of its map mean.
+    file: of the generator. labels: what the channels of its map mean. recipe: that it was trained by, as its card
+        has it, {} where it has none.
     """
 
     file: Path
@@ -43,7 +46,16 @@ class Start:
     generator: dict[str, Tensor]
     encoder: dict[str, Tensor] | None = None
     discriminator: tuple[DiscriminatorSection, dict[str, Tensor]] | None = None
-    data_sha256: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def may_know(self, recipe: Recipe) -> bool:
+        """Whether it learned from the same source, and without keeping the recipe's validation pairs out."""
+        data, validation = self.recipe.get("data", {}), self.recipe.get("validation", {})
+        if not recipe.data.source or data.get("source") != recipe.data.source:
+            return False
+        own = recipe.validation.model_dump(mode="json")
+        same = all(validation.get(key) == own[key] for key in ("pairs", "names"))
+        return not (validation.get("every") and same)
 
     def transfer(self, recipe: Recipe) -> ClassTransfer:
         """Which class becomes which."""
@@ -117,7 +129,7 @@ def apply_start(trainer: Trainer, start: Start) -> None:
 def _of_weights(path: Path) -> Start:
     card, generator, encoder = load_weights(path)
     states = effective_state(generator), effective_state(encoder) if encoder is not None else None
-    return Start(path, card.architecture, card.labels, *states, data_sha256=str(card.training.get("data_sha256", "")))
+    return Start(path, card.architecture, card.labels, *states, recipe=card.recipe)
 
 
 def _of_run(path: Path) -> Start:
@@ -126,17 +138,8 @@ def _of_run(path: Path) -> Start:
     if not run.exists:
         raise UserError(f"{path}: not the folder of a run", hint="give weights (.safetensors) or NAME_net_G.pth")
     recipe = run.read().recipe
-    start = _of_weights(run.weights_path)
     discriminator = read_state(run.state_path)["trainer"]["networks"]["discriminator"]
-    return Start(
-        run.weights_path,
-        start.architecture,
-        start.labels,
-        start.generator,
-        start.encoder,
-        (recipe.discriminator, discriminator),
-        start.data_sha256,
-    )
+    return replace(_of_weights(run.weights_path), discriminator=(recipe.discriminator, discriminator))
 
 
 def _of_nvlabs(path: Path, recipe: Recipe, labels_of: str | None) -> Start:
@@ -171,7 +174,7 @@ def _labels_of_nvlabs(path: Path, channels: int, recipe: Recipe, labels_of: str 
 
 def _relabelled(start: Start, labels: LabelSpace, origin: str) -> Start:
     _check_channels(start.file, start.labels.semantic_channels, labels, origin)
-    return Start(**{**start.__dict__, "labels": labels})
+    return replace(start, labels=labels)
 
 
 def _check_channels(path: Path, channels: int, labels: LabelSpace, origin: str) -> None:
