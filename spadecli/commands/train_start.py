@@ -13,6 +13,7 @@ from ..core.architecture import Architecture
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..core.recipe import DiscriminatorSection, Recipe, find_recipe, load_recipe
+from ..model.encoder import add_grid
 from ..model.finetune import (
     ClassTransfer,
     carry,
@@ -116,7 +117,8 @@ def apply_start(trainer: Trainer, start: Start) -> None:
     carried = carry(generator, fresh, generator_places(trainer.generator), channels, transfer)
     problems = load_effective(trainer.generator, carried, "generator.")
     if trainer.encoder is not None and start.encoder is not None:
-        problems += load_effective(trainer.encoder, start.encoder, "encoder.")
+        added = 0 if start.architecture.encoder_grid else recipe.model.encoder_grid
+        problems += load_effective(trainer.encoder, add_grid(start.encoder, added), "encoder.")
     if problems:
         raise UserError(f"{start.file}: does not fit the recipe's networks", problems=problems)
     if start.discriminator is not None:

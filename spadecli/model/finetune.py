@@ -24,7 +24,7 @@ from .discriminator import Discriminator
 from .generator import Generator
 
 SHOWN = 8
-BRIDGED = ("size", "latent", "spectral_norm")  # of an architecture: these may differ, latent in part
+BRIDGED = ("size", "latent", "spectral_norm", "encoder_grid")  # of an architecture: may differ, the last in part
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ def differences(
 ) -> list[str]:
     """Every difference of two sets of networks that no start can bridge, as "key: old -> new".
 
-    The training size may differ; noise and encoder are the same generator, with or without an encoder beside it.
+    The training size may differ; noise and encoder are the same generator, with or without an encoder beside it; an
+    encoder without a grid starts one with it.
     old_d: None where there is no discriminator to start from.
     """
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
@@ -160,6 +161,8 @@ def differences(
         keys.append("latent")
     if not (old.uses_z or new.uses_z) and "z_dim" in keys:
         keys.remove("z_dim")
+    if old.has_encoder and new.has_encoder and old.encoder_grid not in (0, new.encoder_grid):
+        keys.append("encoder_grid")
     problems = [f"model.{key}: {before[key]} -> {after[key]}" for key in keys]
     if old_d is not None:
         d_before, d_after = old_d.model_dump(), new_d.model_dump()
