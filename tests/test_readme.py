@@ -19,6 +19,7 @@ def test_the_recipe_for_own_data_is_valid(tmp_path):
     (block,) = re.findall(r"```toml\n(.*?)```", README, re.S)
     path: Path = tmp_path / "recipe.toml"
     path.write_text(block)
+    assert len(block.strip().splitlines()) <= 10
     recipe = load_recipe(path).recipe
     assert recipe.name == "streets"
     assert recipe.labels.unknown_channel == 0

@@ -127,7 +127,9 @@ def test_label_values_of_the_owners():
     names = [c.name for c in city.classes]
     assert [c.name for c in train.classes[:19]] == [n for n in names if n in {c.name for c in train.classes}]
     assert (names[7], names[26], names[33], names[34]) == ("road", "car", "bicycle", "license plate")
-    assert (train.file_values[-1], train.unknown_channel) == (255, 19)
+    assert [city.classes[c.values[0]].name for c in train.classes[:19]] == [c.name for c in train.classes[:19]]
+    assert train.file_values == city.file_values == tuple(range(35))
+    assert train.unknown_channel == 19
     coco = recipe_of("coco-stuff").labels
     assert [coco.classes[i].name for i in (0, 71, 90, 91, 181)] == [
         "person",
@@ -139,6 +141,28 @@ def test_label_values_of_the_owners():
     ade = recipe_of("ade20k").labels
     assert [ade.classes[i].name for i in (0, 1, 13, 150)] == ["unknown", "wall", "person", "flag"]
     assert 255 not in ade.file_values
+
+
+COCO_THINGS = """person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant stop_sign
+parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase
+frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard tennis_racket bottle wine_glass
+cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut cake chair couch potted_plant
+bed dining_table toilet tv laptop mouse remote keyboard cell_phone microwave oven toaster sink refrigerator book clock
+vase scissors teddy_bear hair_drier toothbrush"""
+
+
+def test_all_things_of_coco_s_annotation_files_are_classes():
+    things = [name.replace("_", " ") for name in COCO_THINGS.split()]
+    names = [c.name for c in recipe_of("coco-stuff").labels.classes]
+    assert len(things) == 80
+    assert set(things) <= set(names[:91])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_validation_is_off_but_fits_the_data(name):
+    validation = recipe_of(name).validation
+    assert validation.every == 0
+    assert validation.extractor == validation.inception == validation.segmenter == ""
 
 
 def photo(path: Path) -> None:
@@ -166,7 +190,6 @@ def test_cityscapes_as_downloaded(here, name):
         )
         folder = here / "cityscapes/gtFine/train"
         save(folder / f"{stem}_gtFine_labelIds.png", np.resize(np.array([7, 26, 26, 33], np.uint8), (32, 64)))
-        save(folder / f"{stem}_gtFine_labelTrainIds.png", np.resize(np.array([0, 13, 13, 255], np.uint8), (32, 64)))
         save(folder / f"{stem}_gtFine_color.png", np.zeros((32, 64, 4), np.uint8))
         (folder / f"{stem}_gtFine_polygons.json").write_text("{}")
         (folder / city).mkdir(exist_ok=True)
@@ -177,8 +200,8 @@ def test_cityscapes_as_downloaded(here, name):
     assert packed.size == (256, 512)
     codes, instances, _ = packed.get(0)
     assert set(np.unique(instances)) == {7, 26001, 26002, 33}
-    expected = {0: 7, 13: 26, 255: 33} if name.endswith("trainid") else {v: v for v in (7, 26, 33)}
-    assert {expected[c] for c in np.unique(codes)} == {7, 26, 33}
+    labels = recipe_of(name).labels
+    assert [labels.classes[labels.code_to_channel[c]].name for c in np.unique(codes)] == ["road", "car", "bicycle"]
 
 
 def test_the_validation_part_takes_the_recipe_s_suffixes(here):

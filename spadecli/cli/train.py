@@ -37,7 +37,25 @@ def train(
         ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs; this one goes to RUNS/<recipe name>/.")] = Path("runs"),
-    init: Annotated[Path | None, typer.Option(help="Start from these weights (.safetensors).")] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from weights (.safetensors), the folder of a run, or an NVlabs generator (NAME_net_G.pth, with "
+            "NAME_net_E.pth and NAME_net_D.pth beside it). Classes are carried over by name."
+        ),
+    ] = None,
+    init_labels: Annotated[
+        str | None,
+        typer.Option(help="Recipe with the label space that --init was trained on, where its file cannot tell."),
+    ] = None,
+    recalibrate: Annotated[
+        bool,
+        typer.Option(
+            "--recalibrate",
+            help="Measure the averaged weights' batch-norm statistics anew before they are written; a finished run's "
+            "weights are written again.",
+        ),
+    ] = False,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so long; resumable.")] = None,
     fit_minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Time 50 steps, then fix the number of steps to take so long.")
@@ -63,6 +81,8 @@ def train(
         runs_dir=runs,
         device=device,
         init=init,
+        init_labels=init_labels,
+        recalibrate=recalibrate,
         max_minutes=max_minutes,
         fit_minutes=fit_minutes,
         tensorboard=tensorboard,
@@ -74,6 +94,8 @@ def train(
     data = {
         "run": str(result.run_dir),
         "weights": str(result.weights),
+        "best": str(result.best) if result.best else None,
+        "recalibration": asdict(result.recalibration) if result.recalibration else None,
         "step": result.step,
         "steps": result.steps,
         "finished": result.finished,
@@ -85,6 +107,10 @@ def train(
         f"{state}: step {result.step} of {result.steps}, {result.seconds:.0f} s",
         f"weights: {result.weights}",
     ]
+    if result.best is not None:
+        lines.append(f"best: {result.best}")
+    if result.recalibration is not None:
+        lines.append(result.recalibration.line)
     ui.result(data, lines)
 
 
@@ -99,6 +125,9 @@ def _show_plan(plan: TrainPlan, ui: UI) -> None:
         "pairs": plan.pairs,
         "steps": plan.steps,
         "steps_per_epoch": plan.steps_per_epoch,
+        "validation": list(plan.validation),
+        "held_out": plan.held_out,
+        "notes": list(plan.notes),
     }
     table = Table("setting", "value", "source", box=None)
     for key, value, source in plan.settings:
@@ -110,11 +139,17 @@ def _show_plan(plan: TrainPlan, ui: UI) -> None:
         f"memory, about: {plan.memory.total / 2**30:.1f} GiB ({parts}); train.batch changes the activations",
     ]
     if plan.steps_per_epoch is not None:
-        lines.append(f"{plan.pairs} pairs, {plan.steps_per_epoch:.1f} steps an epoch")
+        held = f"; {plan.held_out} held out" * bool(plan.held_out)
+        lines.append(f"{plan.pairs} pairs, {plan.steps_per_epoch:.1f} steps an epoch{held}")
+        if plan.validation:
+            shown = ", ".join(plan.validation[:5]) + " ..." * (len(plan.validation) > 5)
+            lines.append(f"{len(plan.validation)} pairs kept out of training for validation: {shown}")
         lines.append(f"would train {plan.steps} steps into {plan.run_dir}")
+    lines.extend(plan.notes)
     ui.result(data, lines, (table,))
-    if plan.missing:
-        ui.warn(plan.missing)
+    for text in (*plan.warnings, plan.missing):
+        if text:
+            ui.warn(text)
 
 
 def _short(value: object) -> str:

@@ -162,7 +162,7 @@ def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
         return getattr(base, name) if value is None else value
 
     if base.recipe and options.num_classes is options.dont_care is options.instance is None:
-        labels = _published_labels(base)
+        labels = published_labels(base)
     else:
         num_classes, dont_care, instance = (chosen(name) for name in ("num_classes", "dont_care", "instance"))
         labels = _label_space(
@@ -177,7 +177,7 @@ def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
     )
 
 
-def _published_labels(published: _Published) -> LabelSpace:
+def published_labels(published: _Published) -> LabelSpace:
     """The recipe's label space, with every file value that the published code takes."""
     labels = load_recipe(find_recipe(published.recipe)).recipe.labels
     if not published.dont_care:

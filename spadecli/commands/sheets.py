@@ -16,13 +16,12 @@ from PIL import Image
 from ..core.recipe import Recipe
 from ..core.seeds import sample_seed, sample_z
 from ..data.dataset import TrainingSet
-from ..data.edges import instance_edges
 from ..data.masks import colorize
 from ..data.pixels import image_bytes, photo_values
+from ..data.split import split_pairs
 from ..model.encoder import ImageEncoder
 from ..model.generator import Generator
 from ..model.semantic import SemanticMap
-from ..model.trainer import Trainer
 from ..store.atomic import part_file, write_bytes
 
 ROWS = 6
@@ -37,48 +36,63 @@ CURVES = (
 class SampleSheet:
     """Rows of mask, photo, reconstruction (where there is an encoder) and samples from fixed z.
 
-    The rows are training pairs, the same with the same z through the whole run. Held-out pairs are never shown:
-    who watches a run tunes by what the sheets show.
+    The rows are pairs of ``indices`` (into the packed file), the same with the same z through the whole run. Held-out
+    pairs are never shown: who watches a run tunes by what the sheets show.
     """
 
-    def __init__(self, recipe: Recipe, dataset: TrainingSet) -> None:
+    def __init__(self, recipe: Recipe, dataset: TrainingSet, indices: Sequence[int] | None = None) -> None:
         self.recipe, self._dataset = recipe, dataset
         names = dataset.packed.names
-        shown = sorted(set(names) - set(recipe.data.holdout))
+        shown = sorted(split_pairs(names, recipe).training if indices is None else indices, key=lambda i: names[i])
         rows = min(ROWS, len(shown))
-        self.names = [shown[i * len(shown) // rows] for i in range(rows)]
-        self._indices = [names.index(key) for key in self.names]
+        self._indices = [shown[i * len(shown) // rows] for i in range(rows)]
+        self.names = [names[i] for i in self._indices]
 
-    def draw(self, trainer: Trainer, path: Path) -> None:
-        """Render with the EMA weights and write a PNG."""
-        generator, encoder = _averaged(trainer)
-        picked = zip(self._indices, self.names, strict=True)
-        save_grid([self._row(i, key, generator, encoder, trainer.device) for i, key in picked], path)
+    def draw(self, generator: Generator, encoder: ImageEncoder | None, path: Path) -> float | None:
+        """Render with these networks and write a PNG.
+
+        Returns how much the samples of a mask differ: the standard deviation of a channel of a pixel over z, mean
+        over all, for values in [-1,1]; None where there is no z.
+        """
+        device = next(generator.parameters()).device
+        rows, spreads = [], []
+        for index, key in zip(self._indices, self.names, strict=True):
+            row, spread = self._row(index, key, generator, encoder, device)
+            rows.append(row)
+            spreads.append(spread)
+        save_grid(rows, path)
+        return float(np.mean(spreads)) if self.recipe.model.uses_z else None
 
     @torch.inference_mode()
     def _row(
         self, index: int, key: str, generator: Generator, encoder: ImageEncoder | None, device: torch.device
-    ) -> list[NDArray[np.uint8]]:
-        codes, instances, photo = self._dataset.packed.get(index)
-        h, w = self.recipe.model.size
-        top, left = (codes.shape[0] - h) // 2, (codes.shape[1] - w) // 2
-        window = (slice(top, top + h), slice(left, left + w))
-        codes, photo = codes[window], photo[window]
+    ) -> tuple[list[NDArray[np.uint8]], float]:
+        pair = self._dataset.centre(index)
         labels = self.recipe.labels
-        edges = None
-        if labels.instances and instances is not None:
-            edges = torch.from_numpy(instance_edges(instances[window]))[None].to(device)
-        channels = torch.from_numpy(labels.code_to_channel.astype(np.int64)[codes])[None].to(device)
+        edges = torch.from_numpy(pair.edges)[None].to(device) if pair.edges is not None else None
+        channels = torch.from_numpy(pair.channels.astype(np.int64))[None].to(device)
         semantic = SemanticMap(channels, edges, labels.num_classes)
         latents: list[torch.Tensor | None] = [None]
         if self.recipe.model.uses_z:
-            dim, seed = self.recipe.model.z_dim, self.recipe.train.seed
-            draws = [sample_z(sample_seed(seed, key, i), dim) for i in range(SAMPLES)]
-            latents = [torch.from_numpy(z)[None].to(device) for z in draws]
+            latents = [z[None].to(device) for z in fixed_z(self.recipe, key, SAMPLES)]
+        samples = torch.cat([generator(semantic, z) for z in latents])
+        spread = float(samples.std(0, correction=0).mean())
+        images = [*samples]
         if encoder is not None:
-            latents.insert(0, encoder(torch.from_numpy(photo_values(photo))[None].to(device))[0])
-        images = [image_bytes(generator(semantic, z)[0].cpu().numpy()) for z in latents]
-        return [colorize(codes, labels), photo, *images]
+            images.insert(0, generator(semantic, encoder(photo_tensor(pair.photo).to(device))[0])[0])
+        pictures = [image_bytes(image.cpu().numpy()) for image in images]
+        return [colorize(pair.codes, labels), pair.photo, *pictures], spread
+
+
+def fixed_z(recipe: Recipe, key: str, samples: int) -> torch.Tensor:
+    """float32 [samples, Z] of the pair called ``key``, by the seed rule with the recipe's seed."""
+    seeds = [sample_seed(recipe.train.seed, key, i) for i in range(samples)]
+    return torch.from_numpy(np.stack([sample_z(seed, recipe.model.z_dim) for seed in seeds]))
+
+
+def photo_tensor(photo: NDArray[np.uint8]) -> torch.Tensor:
+    """A photo uint8 [H,W,3] as the encoder takes it: float32 [1,3,H,W] in [-1,1]."""
+    return torch.from_numpy(photo_values(photo))[None]
 
 
 def save_grid(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path, gap: int = 4) -> None:
@@ -94,35 +108,29 @@ def save_grid(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path, gap: int 
     write_bytes(path, buffer.getvalue())
 
 
-def plot_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the curves of stats.jsonl as a PNG."""
+def plot_losses(rows: Sequence[dict[str, Any]], path: Path, validation: Sequence[dict[str, Any]] = ()) -> None:
+    """Draw the curves of stats.jsonl, and of the distances in validation.jsonl, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 9), layout="constrained")
+    measured = [row for row in validation if row.get("distance") is not None]
+    panels = len(CURVES) + bool(measured)
+    figure = Figure(figsize=(10, 3 * panels), layout="constrained")
     FigureCanvasAgg(figure)
     steps = [row["step"] for row in rows]
     for i, (title, terms) in enumerate(CURVES):
-        axes = figure.add_subplot(len(CURVES), 1, i + 1)
+        axes = figure.add_subplot(panels, 1, i + 1)
         for term in terms:
             values = [row.get(term, math.nan) for row in rows]
             axes.plot(steps, values, label=term, linewidth=1)
         axes.set_title(title, loc="left")
         axes.grid(alpha=0.3)
         axes.legend(loc="upper right", ncols=len(terms), frameon=False)
+    if measured:
+        axes = figure.add_subplot(panels, 1, panels, sharex=axes)
+        axes.plot([row["step"] for row in measured], [row["distance"] for row in measured], marker="o", linewidth=1)
+        axes.set_title(f"validation: {measured[-1]['measure']}", loc="left")
+        axes.grid(alpha=0.3)
     axes.set_xlabel("step")
     with part_file(path) as part:
         figure.savefig(part, format="png", dpi=100)
-
-
-def _averaged(trainer: Trainer) -> tuple[Generator, ImageEncoder | None]:
-    """Generator and encoder with the EMA weights, in evaluation mode."""
-    arch, averages = trainer.recipe.model, trainer.ema.averages
-    generator = Generator(arch, trainer.recipe.labels.semantic_channels, spectral=False).to(trainer.device)
-    generator.load_state_dict(averages["generator"], strict=False)
-    encoder = None
-    if trainer.encoder is not None:
-        encoder = ImageEncoder(arch, spectral=False).to(trainer.device)
-        encoder.load_state_dict(averages["encoder"])
-        encoder.eval()
-    return generator.eval(), encoder

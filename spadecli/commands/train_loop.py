@@ -20,11 +20,14 @@ from ..core.errors import UserError
 from ..core.recipe import Recipe
 from ..core.report import Report, Task
 from ..data.dataset import Batch, StepSampler, TrainingSet
+from ..model.ema import averaged_networks
 from ..model.trainer import Trainer
-from ..model.weights import save_weights
 from ..store.atomic import part_file
-from ..store.run_folder import RunFolder, RunRecord
+from ..store.run_folder import RunFolder, RunRecord, append_row, read_rows
 from .sheets import SampleSheet, plot_losses
+from .train_export import Export
+from .train_watch import News, news_of_discriminator, news_of_style
+from .validation import Validator
 
 TIMED_STEPS = 50
 
@@ -40,13 +43,17 @@ class TrainLoop:
         run: RunFolder,
         record: RunRecord,
         report: Report,
+        export: Export,
+        validator: Validator | None = None,
     ) -> None:
         self.trainer, self.dataset, self.indices = trainer, dataset, indices
+        self.export, self.validator = export, validator
         self.run_folder, self.record, self.report = run, record, report
         self.recipe = trainer.recipe
         self.steps = record.steps
         self.sheet = SampleSheet(self.recipe, dataset)
         self.board: Any = None
+        self.found = ""  # the last validation, for the progress bar
 
     def run(
         self, step: int, seconds_before: float, max_minutes: float | None = None, tensorboard: bool = False
@@ -74,6 +81,10 @@ class TrainLoop:
                     self._log(step, step - logged_step, rate, seconds, bar)
                     logged_step, logged_at = step, time.monotonic()
 
+                # validation
+                if self.validator is not None and (step == self.steps or step % self.recipe.validation.every == 0):
+                    self._validate(self.validator, step, seconds_before + time.monotonic() - started)
+
                 # sample sheet and curves
                 if last or step % train.sample_every == 0:
                     self._draw(step)
@@ -100,8 +111,11 @@ class TrainLoop:
         }
         row |= {name: float(f"{value:.6g}") for name, value in terms.items()}
         self.run_folder.append_stats(row)
+        self._tell(news_of_discriminator(self.run_folder.stats()))
         hinge = terms["d_fake"] + terms["d_real"]
-        status = f"G {terms['g_hinge']:.2f} FM {terms['feature_matching']:.2f} D {hinge:.2f} {rate:.1f} img/s"
+        status = (
+            f"G {terms['g_hinge']:.2f} FM {terms['feature_matching']:.2f} D {hinge:.2f} {rate:.1f} img/s{self.found}"
+        )
         bar.advance(0, status)
         self.report.note(f"step {step}: {status}", 1)
         if self.board is not None:
@@ -122,16 +136,35 @@ class TrainLoop:
             self.report.warn(f"step {step}: {terms['skipped']:.0f} updates left out, their gradients were not finite")
 
     def _draw(self, step: int) -> None:
-        self.sheet.draw(self.trainer, self.run_folder.samples_dir / f"step_{step:07d}.png")
-        plot_losses(self.run_folder.stats(), self.run_folder.losses_path)
+        run = self.run_folder
+        networks = averaged_networks(self.recipe, self.export.states(step), self.trainer.device)
+        spread = self.sheet.draw(*networks, run.samples_dir / f"step_{step:07d}.png")
+        if spread is not None:
+            append_row(run.sheets_path, {"step": step, "spread_over_z": float(f"{spread:.6g}")})
+            self._tell(news_of_style(read_rows(run.sheets_path)))
+        plot_losses(run.stats(), run.losses_path, read_rows(run.validation_path))
+
+    def _validate(self, validator: Validator, step: int, seconds: float) -> None:
+        found = validator.look(step, self.export.states(step))
+        self.found = found.status
+        self.report.note(found.line)
+        if found.is_best:
+            self.export.save(self.run_folder.best_path, self._card(step, seconds), step)
+        if self.board is not None and found.distance is not None:
+            self.board.add_scalar("validation", found.distance, step)
+
+    def _tell(self, news: News | None) -> None:
+        if news is not None:
+            (self.report.warn if news.is_warning else self.report.note)(news.text)
 
     def _save(self, step: int, seconds: float) -> None:
         save_state(self.run_folder.state_path, self.trainer, step, seconds)
-        card = _card(self.recipe, self.record, step, seconds, self.trainer.device, len(self.indices))
-        averages = self.trainer.ema.averages
-        save_weights(self.run_folder.weights_path, card, averages["generator"], averages.get("encoder"))
+        self.export.save(self.run_folder.weights_path, self._card(step, seconds), step)
         if step == self.steps:
             self.run_folder.write(self.record.model_copy(update={"finished": True}))
+
+    def _card(self, step: int, seconds: float) -> Card:
+        return run_card(self.recipe, self.record, step, seconds, self.trainer.device, len(self.indices))
 
 
 def lr_scale(progress: float, decay_from: float) -> float:
@@ -147,13 +180,29 @@ def save_state(path: Path, trainer: Trainer, step: int, seconds: float) -> None:
 
 def load_state(path: Path, trainer: Trainer) -> tuple[int, float]:
     """Restore a trainer from state.pt; returns its step and the seconds spent so far."""
+    state = read_state(path, trainer.device)
     try:
-        state = torch.load(path, map_location=trainer.device, weights_only=True)
         trainer.load_state_dict(state["trainer"])
         return int(state["step"]), float(state["seconds"])
+    except Exception as e:
+        raise _damaged(path, e) from e
+
+
+def read_state(path: Path, device: torch.device | None = None) -> dict[str, Any]:
+    """What :func:`save_state` wrote, tensors on ``device`` (default: the CPU)."""
+    try:
+        state = torch.load(path, map_location=device or "cpu", weights_only=True)
+        state["trainer"]["networks"]["discriminator"]
     except Exception as e:  # a damaged file may fail anywhere in the reader
-        hint = f"remove {path.parent} to start anew"
-        raise UserError(f"{path}: damaged, or of another version ({type(e).__name__})", hint=hint) from e
+        raise _damaged(path, e) from e
+    return dict(state)
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: damaged, or of another version ({type(error).__name__})",
+        hint=f"remove {path.parent} to start anew",
+    )
 
 
 def seconds_per_step(trainer: Trainer, dataset: TrainingSet, indices: Sequence[int], report: Report) -> float:
@@ -239,13 +288,17 @@ def _tensorboard(run_dir: Path) -> Any:
     return SummaryWriter(str(run_dir / "tensorboard"))
 
 
-def _card(recipe: Recipe, record: RunRecord, step: int, seconds: float, device: torch.device, num_samples: int) -> Card:
+def run_card(
+    recipe: Recipe, record: RunRecord, step: int, seconds: float, device: torch.device, num_samples: int
+) -> Card:
     """The card of the run's weights. Paths are cut to file names: they mean nothing elsewhere."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
     plain = recipe.model_dump(mode="json")
     for section, key in (("data", "photos"), ("data", "masks"), ("data", "instances"), ("data", "packed")):
         plain[section][key] = Path(plain[section][key]).name
     plain["loss"]["perceptual_weights"] = Path(plain["loss"]["perceptual_weights"]).name
+    for key in ("extractor", "inception", "segmenter"):
+        plain["validation"][key] = Path(plain["validation"][key]).name
     return Card(
         name=recipe.name,
         architecture=recipe.model,

@@ -15,6 +15,7 @@ from ..backends.torch_backend import pick_device
 from ..core.errors import UserError
 from ..core.recipe import Recipe
 from ..core.report import Report, Silent
+from ..data.split import split_pairs
 from ..model import losses
 from ..model.encoder import reparameterize
 from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
@@ -29,6 +30,9 @@ from .train_setup import (
     run_folder,
     run_record,
 )
+from .train_start import open_start
+from .train_watch import never_seen
+from .validation import check_validation
 
 Setting = tuple[str, Any, str]
 
@@ -57,6 +61,8 @@ class TrainPlan:
     """A run as it would be. ``pairs``, ``steps`` and ``steps_per_epoch`` are None where they need data not there.
 
     settings: (key, value, source) of every value; missing: what is wrong with the data, in one line, or "".
+    validation: names of the pairs kept out for it; held_out: how many pairs nothing sees before the final score.
+    notes: what --init carries over; warnings: what is wrong with the data, but no mistake.
     """
 
     run_dir: Path
@@ -68,6 +74,10 @@ class TrainPlan:
     steps: int | None
     steps_per_epoch: float | None
     missing: str
+    validation: tuple[str, ...] = ()
+    held_out: int = 0
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def plan_training(options: TrainOptions, report: Report | None = None) -> TrainPlan:
@@ -81,7 +91,11 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
     pick_device(options.device)
     if options.tensorboard:
         check_tensorboard()
+    check_validation(recipe, options.device)
+    start = open_start(options.init, recipe, options.init_labels) if options.init else None
     pairs, steps, missing = None, recipe.train.steps, ""
+    validation: tuple[str, ...] = ()
+    held_out, unseen = 0, ""
     try:
         dataset, indices = open_data(resolved)
     except UserError as e:
@@ -90,6 +104,10 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
         missing = f"{e.message}: {e.hint}"
     else:
         pairs = len(indices)
+        names = dataset.packed.names
+        split = split_pairs(names, recipe)
+        validation, held_out = tuple(names[i] for i in split.validation), len(split.held_out)
+        unseen = never_seen(dataset.packed.report.get("classes", ()))
         steps = run_record(run, resolved, options, dataset.packed.sha256, pairs).steps
     return TrainPlan(
         run_dir=run.path,
@@ -101,6 +119,10 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
         steps=steps,
         steps_per_epoch=None if pairs is None else pairs / recipe.train.batch,
         missing=missing,
+        validation=validation,
+        held_out=held_out,
+        notes=tuple(start.lines(recipe)) if start else (),
+        warnings=(unseen,) if unseen else (),
     )
 
 

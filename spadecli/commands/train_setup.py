@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,12 +12,10 @@ from ..core.recipe import Recipe, Resolved, find_recipe, load_recipe, recipe_dif
 from ..core.report import Report
 from ..core.version import VERSION
 from ..data.dataset import TrainingSet
-from ..model.encoder import add_grid
-from ..model.generator import resize_start
+from ..data.split import split_pairs
 from ..model.trainer import Trainer, build_networks
-from ..model.weights import effective_state, load_effective, load_weights, read_card
-from ..store.h5 import file_sha256
-from ..store.run_folder import Init, RunFolder, RunRecord, newest_unfinished
+from ..store.run_folder import RunFolder, RunRecord, newest_unfinished
+from .train_start import Start, apply_start, init_record, open_start
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,10 @@ class TrainOptions:
     recipe: a shipped recipe's name, a TOML file, or the folder of a run to go on with; None resumes the newest
         unfinished run, else takes
         ./recipe.toml, else the shipped facades recipe.
-    overrides: ``key=value`` for the recipe. init: weights to start from.
+    overrides: ``key=value`` for the recipe. init: weights, the folder of a run or an NVlabs generator to start from;
+        init_labels: a recipe with the label space that it was trained on, where the file cannot tell.
+    recalibrate: measure batch-norm statistics of the averages anew for what is exported (a finished run is exported
+        again), on the recipe's number of batches, or 50 where it gives none.
     max_minutes: stop (resumable) after so long. fit_minutes: choose the number of steps to fit.
     """
 
@@ -37,6 +37,8 @@ class TrainOptions:
     runs_dir: Path = Path("runs")
     device: str = "auto"
     init: Path | None = None
+    init_labels: str | None = None
+    recalibrate: bool = False
     max_minutes: float | None = None
     fit_minutes: float | None = None
     tensorboard: bool = False
@@ -107,16 +109,12 @@ def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
         problems.append(f"packed at {list(packed.size)}, data.load_size is {list(data.load_size)}")
     if recipe.labels.instances and not packed.has_instances:
         problems.append("packed without instance maps, which labels.instances asks for")
-    held = set(data.holdout)
-    if absent := sorted(held - set(packed.names)):
-        problems.append(f"data.holdout names that are not packed: {', '.join(absent[:5])}" + " ..." * (len(absent) > 5))
-    indices = [i for i, name in enumerate(packed.names) if name not in held]
-    if not indices:
-        problems.append("nothing is left to train on")
+    split = split_pairs(packed.names, recipe)
+    problems += split.problems
     if problems:
         message = f"{path}: does not fit recipe {recipe.name!r}"
         raise UserError(message, problems=problems, hint="spade pack makes it anew")
-    return dataset, indices
+    return dataset, split.training
 
 
 def run_record(
@@ -128,8 +126,7 @@ def run_record(
     """
     init = None
     if options.init is not None:
-        _check_init(options.init, resolved.recipe)
-        init = Init(file=options.init.name, sha256=file_sha256(options.init))
+        init = init_record(open_start(options.init, resolved.recipe, options.init_labels))
     new = RunRecord(
         created_by=f"spade {VERSION}",
         recipe=resolved.recipe,
@@ -158,20 +155,11 @@ def run_record(
     return old
 
 
-def new_trainer(recipe: Recipe, device: torch.device, init: Path | None) -> Trainer:
-    """Networks from the recipe's seed, or with generator and encoder from weights of any training size.
-
-    Weights whose encoder has no grid start one that has.
-    """
+def new_trainer(recipe: Recipe, device: torch.device, start: Start | None) -> Trainer:
+    """Networks from the recipe's seed, or from where it is told to start."""
     trainer = Trainer(recipe, device)
-    if init is None:
-        return trainer
-    card, generator, encoder = load_weights(init)
-    load_effective(trainer.generator, resize_start(effective_state(generator), card.architecture, recipe.model))
-    if trainer.encoder is not None and encoder is not None:
-        added = 0 if encoder.grid else recipe.model.encoder_grid
-        load_effective(trainer.encoder, add_grid(effective_state(encoder), added))
-    trainer.restart_ema()
+    if start is not None:
+        apply_start(trainer, start)
     return trainer
 
 
@@ -189,20 +177,6 @@ def check_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as e:
         raise BackendUnavailable("TensorBoard is not installed", hint='pip install "spadecli[tensorboard]"') from e
-
-
-def _check_init(init: Path, recipe: Recipe) -> None:
-    """Refuse weights that cannot start this recipe."""
-    card = read_card(init)
-    changeable: dict[str, Any] = {"size": recipe.model.size}
-    if not card.architecture.encoder_grid:
-        changeable["encoder_grid"] = recipe.model.encoder_grid
-    old = card.architecture.model_copy(update=changeable)
-    differences = recipe_difference(old.model_dump(mode="json"), recipe.model.model_dump(mode="json"))
-    if card.labels != recipe.labels:
-        differences.append(f"label space {card.labels.name!r} is not the recipe's {recipe.labels.name!r}")
-    if differences:
-        raise UserError(f"{init}: cannot start this recipe", problems=differences)
 
 
 def _steps_of(recipe: Recipe, num_samples: int) -> int:

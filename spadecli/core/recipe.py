@@ -36,7 +36,7 @@ class DataSection(_Section):
         paired by what stands before.
     scenes: only pairs of these scene categories are taken; scene_file says which scene each shows, one line
         "NAME CATEGORY" for each, as in ADE20K's sceneCategories.txt.
-    holdout: names (relative path without suffix) that are never trained on.
+    holdout: names (relative path without suffix) that neither training nor validation ever sees: for the final score.
     """
 
     photos: str = ""
@@ -89,6 +89,8 @@ class TrainSection(_Section):
     Give ``steps`` or ``epochs``. The learning rates fall linearly to zero from ``decay_from`` (a fraction of
     the run) on. ``max_grad_norm`` 0 clips nothing, as in the paper. ``modulation``: SPADE layers by
     convolutions ("plain"), once per distinct label neighbourhood ("fast"), or whichever is cheaper ("auto").
+    ``recalibrate``: batches that the batch-norm statistics of exported weights are measured on; 0 exports the
+    averages of training.
     """
 
     batch: int = Field(32, ge=1)
@@ -108,6 +110,7 @@ class TrainSection(_Section):
     log_every: int = Field(50, ge=1)
     sample_every: int = Field(1000, ge=1)
     checkpoint_every: int = Field(1000, ge=1)
+    recalibrate: int = Field(0, ge=0, le=100_000)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -117,6 +120,33 @@ class TrainSection(_Section):
             return [] if one else ["give either steps or epochs"]
 
         return check_all(cls, tree, check, contradictions)
+
+
+class ValidationSection(_Section):
+    """Looking at the averaged weights now and then, on pairs that are kept out of training for it.
+
+    They are never data.holdout's: those stay unseen until the final score.
+
+    every: steps between two looks; 0: none, and no pair is kept out.
+    pairs: how many, spread evenly over the names that are not held out; or ``names``: these.
+    sheet: draw a sample sheet of them. extractor: TorchScript file of features for a Fréchet distance, or
+        inception: the FID Inception's; without either no distance is measured and no best weights are kept.
+    segmenter: file of a network that says how much of the mask is found again in the image (mIoU).
+    """
+
+    every: int = Field(0, ge=0)
+    pairs: int = Field(100, ge=2)
+    names: tuple[str, ...] = ()
+    sheet: bool = True
+    extractor: str = ""
+    inception: str = ""
+    segmenter: str = ""
+
+    @model_validator(mode="after")
+    def _one_extractor(self) -> ValidationSection:
+        if self.extractor and self.inception:
+            raise ValueError("give either extractor or inception")
+        return self
 
 
 class Recipe(_Section):
@@ -130,6 +160,7 @@ class Recipe(_Section):
     discriminator: DiscriminatorSection = DiscriminatorSection()
     loss: LossSection = LossSection()
     train: TrainSection
+    validation: ValidationSection = ValidationSection()
 
     @model_validator(mode="wrap")
     @classmethod
@@ -310,8 +341,12 @@ def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
 
 
 def _known_keys() -> set[str]:
-    models = (Recipe, DataSection, DiscriminatorSection, LossSection, TrainSection, Architecture, LabelSpace)
-    return {key for m in models for key in m.model_fields} | {"value", "color", "extends"}
+    sections = (DataSection, DiscriminatorSection, LossSection, TrainSection, ValidationSection)
+    return {key for m in (Recipe, *sections, Architecture, LabelSpace) for key in m.model_fields} | {
+        "value",
+        "color",
+        "extends",
+    }
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

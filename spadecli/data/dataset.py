@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,15 @@ from .packed import Packed
 
 Key = tuple[int, int]  # (epoch, index into the packed file)
 Batch = dict[str, torch.Tensor]
+
+
+class Fixed(NamedTuple):
+    """One pair, always cut the same: label codes and channels uint8 [H,W], edges uint8 [H,W] or None, photo [H,W,3]."""
+
+    codes: NDArray[np.uint8]
+    channels: NDArray[np.uint8]
+    edges: NDArray[np.uint8] | None
+    photo: NDArray[np.uint8]
 
 
 class TrainingSet(Dataset[Batch]):
@@ -45,6 +55,17 @@ class TrainingSet(Dataset[Batch]):
         if self.recipe.labels.instances and instances is not None:
             item["edges"] = instance_edges(instances[window])
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
+
+    def centre(self, index: int) -> Fixed:
+        """A pair as it is looked at: its middle, at the model's size, never flipped."""
+        codes, instances, photo = self.packed.get(index)
+        h, w = self.recipe.model.size
+        top, left = (codes.shape[0] - h) // 2, (codes.shape[1] - w) // 2
+        window = (slice(top, top + h), slice(left, left + w))
+        edges = None
+        if self.recipe.labels.instances and instances is not None:
+            edges = instance_edges(instances[window])
+        return Fixed(codes[window], self._channel_of[codes[window]], edges, photo[window])
 
     def _window(self, random: np.random.Generator) -> tuple[slice, slice]:
         """One crop and flip for mask, instances and photo alike."""

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..core.recipe import Recipe
+from .encoder import ImageEncoder
+from .generator import Generator
 from .weights import effective_state
+
+States = Mapping[str, Mapping[str, Tensor]]  # "generator" and, where there is one, "encoder": effective weights
 
 
 class EMA:
@@ -42,3 +47,15 @@ class EMA:
         for name, average in self.averages.items():
             for key, value in average.items():
                 value.copy_(saved[name][key])
+
+
+def averaged_networks(recipe: Recipe, states: States, device: torch.device) -> tuple[Generator, ImageEncoder | None]:
+    """Generator and encoder with these weights, in evaluation mode."""
+    generator = Generator(recipe.model, recipe.labels.semantic_channels, spectral=False).to(device)
+    generator.load_state_dict(states["generator"], strict=False)
+    encoder = None
+    if "encoder" in states:
+        encoder = ImageEncoder(recipe.model, spectral=False).to(device)
+        encoder.load_state_dict(states["encoder"])
+        encoder.eval()
+    return generator.eval(), encoder

@@ -51,7 +51,7 @@ def import_generator(
 
     Raises UserError that lists every key that is missing, left over or of the wrong shape.
     """
-    state = _read(path)
+    state = read_checkpoint(path)
     arch = _architecture(path, state, options, has_encoder=encoder_path is not None)
     with torch.device("meta"):
         generator = Generator(arch, options.labels.semantic_channels, spectral=False)
@@ -60,7 +60,7 @@ def import_generator(
     encoder = None
     if encoder_path is not None:
         encoder = ImageEncoder(arch, spectral=False)
-        problems += _load(encoder, _encoder_names(), _read(encoder_path), arch.spectral_norm, encoder_path)
+        problems += _load(encoder, _encoder_names(), read_checkpoint(encoder_path), arch.spectral_norm, encoder_path)
     if problems:
         raise UserError(
             f"{path}: the checkpoint does not fit the options",
@@ -70,7 +70,7 @@ def import_generator(
     return arch, generator.eval(), encoder.eval() if encoder is not None else None
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The state dict of a file. Raises UserError that names every entry that is no plain, finite tensor."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")

@@ -103,6 +103,10 @@ class Trainer:
         terms = (hinge, matching, perceptual, kl, d_fake, d_real, g_norm, d_norm, g_skipped + d_skipped)
         self.totals += torch.stack([t.detach().float() for t in terms])
 
+    def inputs(self, batch: Mapping[str, Tensor]) -> tuple[SemanticMap, Tensor, Tensor]:
+        """Semantic map, photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
+        return self._to_device(batch)
+
     def take_terms(self, steps: int) -> dict[str, float]:
         """Means of the loss terms over the last ``steps`` steps (skipped: their sum); starts the sums anew."""
         values = dict(zip(TERMS, self.totals.tolist(), strict=True))

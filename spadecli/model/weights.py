@@ -120,8 +120,9 @@ def effective_state(module: nn.Module) -> dict[str, Tensor]:
 def load_effective(module: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> list[str]:
     """Load effective weights in float32; returns the problems instead of raising.
 
-    Into a spectrally normalized module too: there u and v are found anew, so that sigma is the weight's own
-    (1 for weights that were normalized to it).
+    Into a spectrally normalized module too. There u and v are found anew, and v is scaled to a sigma of 1, so that the
+    module computes with these very weights; the first step of training makes sigma the weight's own again (close
+    to 1 for weights that were normalized to it, a little less for averages of such).
     """
     from .norm import SpectralConv2d
 
@@ -138,6 +139,8 @@ def load_effective(module: nn.Module, state: Mapping[str, Tensor], prefix: str =
         for child in module.modules():
             if isinstance(child, SpectralConv2d):
                 child.power_iteration(30)
+                sigma = child.weight_u @ (child.weight.detach().flatten(1) @ child.weight_v)
+                child.weight_v.div_(sigma if sigma > 0 else 1.0)
     return problems
 
 

@@ -1,7 +1,9 @@
 """The folder of a training run: what is in it, and which run goes on.
 
 ``run.json`` (resolved recipe, length, finished or not), ``state.pt`` (all that resuming needs),
-``weights.safetensors`` (EMA), ``stats.jsonl`` (one row per log interval), ``losses.png``, ``samples/``.
+``weights.safetensors`` (EMA, the last), ``best.safetensors`` (EMA, of the lowest validation distance),
+``stats.jsonl`` (one row per log interval), ``validation.jsonl`` (one per validation), ``samples.jsonl`` (one per
+sample sheet), ``losses.png``, ``samples/``.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ class RunFolder:
         self.path = path
         self.state_path = path / "state.pt"
         self.weights_path = path / "weights.safetensors"
+        self.best_path = path / "best.safetensors"
         self.stats_path = path / "stats.jsonl"
+        self.validation_path = path / "validation.jsonl"
+        self.sheets_path = path / "samples.jsonl"
         self.losses_path = path / "losses.png"
         self.samples_dir = path / "samples"
         self._run_path = path / "run.json"
@@ -97,26 +102,36 @@ class RunFolder:
                         self.path.rmdir()
 
     def stats(self) -> list[dict[str, Any]]:
-        """The rows of stats.jsonl; a torn last row is left out."""
-        rows = []
-        if self.stats_path.is_file():
-            for line in self.stats_path.read_text("utf-8").splitlines():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError:
-                    continue
-        return rows
+        """The rows of stats.jsonl."""
+        return read_rows(self.stats_path)
 
     def append_stats(self, row: Mapping[str, Any]) -> None:
         """Add one row to stats.jsonl."""
-        with open(self.stats_path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
+        append_row(self.stats_path, row)
 
     def drop_stats_after(self, step: int) -> None:
         """Forget rows of steps that a resumed run does again."""
-        rows = [r for r in self.stats() if r["step"] <= step]
-        if self.stats_path.is_file():
-            write_text(self.stats_path, _lines(rows))
+        for path in (self.stats_path, self.validation_path, self.sheets_path):
+            if path.is_file():
+                write_text(path, _lines(r for r in read_rows(path) if r["step"] <= step))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file, none where there is no file; a torn last row is left out."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text("utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one row to a .jsonl file."""
+    with open(path, "a", encoding="utf-8") as f:
+        f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def newest_unfinished(runs_dir: Path, warn: Callable[[str], None]) -> RunFolder | None:
@@ -137,4 +152,4 @@ def newest_unfinished(runs_dir: Path, warn: Callable[[str], None]) -> RunFolder 
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(r) + "\n" for r in rows)
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)

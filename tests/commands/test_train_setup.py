@@ -89,7 +89,7 @@ def test_init_of_another_size_is_taken_and_of_another_width_refused(tmp_path):
     assert train(options(make_recipe(tmp_path), tmp_path / "a", *small, init=first.weights)).finished
     with pytest.raises(UserError) as e:
         train(options(make_recipe(tmp_path), tmp_path / "b", "model.ngf=4", init=first.weights))
-    assert e.value.problems == ("ngf: 2 -> 4",)
+    assert e.value.problems == ("model.ngf: 2 -> 4",)
 
 
 def test_init_adds_a_grid_to_the_encoder_and_takes_none_away(tmp_path):
@@ -99,7 +99,7 @@ def test_init_adds_a_grid_to_the_encoder_and_takes_none_away(tmp_path):
     assert read_card(again.weights).architecture.encoder_grid == 2
     with pytest.raises(UserError) as e:
         train(options(make_recipe(tmp_path), tmp_path / "b", "model.encoder_grid=0", init=again.weights))
-    assert e.value.problems == ("encoder_grid: 2 -> 0",)
+    assert e.value.problems == ("model.encoder_grid: 2 -> 0",)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"recipe": {}}', '{"format": "spade-run"'])

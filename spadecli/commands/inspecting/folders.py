@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...store.manifest import NAME, read_manifest
-from ...store.run_folder import RunFolder
+from ...store.run_folder import RunFolder, read_rows
 from .files import Description, class_rows, options_in_short
 
 
@@ -51,12 +51,15 @@ def describe_run(folder: Path) -> Description:
     record = run.read()
     labels = record.recipe.labels
     stats = run.stats()
+    validation = read_rows(run.validation_path)
     facts = {
         "recipe": record.recipe.name,
         "step": record.steps if record.finished else (stats[-1]["step"] if stats else 0),
         "steps": record.steps,
         "finished": record.finished,
         "weights": str(run.weights_path) if run.weights_path.is_file() else None,
+        "best": str(run.best_path) if run.best_path.is_file() else None,
+        "validation": validation[-1] if validation else None,
         "created_by": record.created_by,
     }
     return "run", facts, class_rows(labels), labels

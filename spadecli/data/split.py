@@ -1,0 +1,61 @@
+"""Which pairs are trained on, which are looked at meanwhile, and which wait for the final score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.recipe import Recipe
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into the packed file, ascending. A pair is in one of the three.
+
+    training: gradients come from these. validation: looked at while training, and therefore tuned by.
+    held_out: looked at by nothing before the final score. problems: names that the recipe gets wrong.
+    """
+
+    training: list[int]
+    validation: list[int]
+    held_out: list[int]
+    problems: tuple[str, ...] = ()
+
+
+def split_pairs(names: Sequence[str], recipe: Recipe) -> Split:
+    """Split packed pairs as the recipe says; a function of the names alone.
+
+    Validation pairs are those of ``validation.names``, else ``validation.pairs`` of the pairs that are not held
+    out, spread evenly over them in the packed order.
+    """
+    validation, held = recipe.validation, set(recipe.data.holdout)
+    problems = _not_packed("data.holdout", held, names)
+    left = [i for i, name in enumerate(names) if name not in held]
+    taken: set[int] = set()
+    if validation.every and validation.names:
+        wanted = set(validation.names)
+        problems += _not_packed("validation.names", wanted, names)
+        if both := sorted(wanted & held):
+            problems.append(f"validation.names that data.holdout keeps for the final score: {_listed(both)}")
+        taken = {i for i in left if names[i] in wanted}
+    elif validation.every and 2 * validation.pairs > len(left):
+        most = f"at most half of the {len(left)} pairs that are not held out can be taken"
+        problems.append(f"validation.pairs = {validation.pairs}: {most}")
+    elif validation.every:
+        taken = {left[(2 * k + 1) * len(left) // (2 * validation.pairs)] for k in range(validation.pairs)}
+    training = [i for i in left if i not in taken]
+    if not training:
+        problems.append("nothing is left to train on")
+    held_out = [i for i, name in enumerate(names) if name in held]
+    return Split(training, sorted(taken), held_out, tuple(problems))
+
+
+def _not_packed(key: str, wanted: set[str], names: Sequence[str]) -> list[str]:
+    absent = sorted(wanted - set(names))
+    return [f"{key} names that are not packed: {_listed(absent)}"] if absent else []
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + " ..." * (len(names) > SHOWN)
