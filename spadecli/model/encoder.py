@@ -22,7 +22,7 @@ class ImageEncoder(nn.Module):
     Photos of another size are resized bilinearly to 256x256 first.
 
     The first convolution has no bias and is normed over the image, so that a photo's overall colour, light and
-    contrast cancel, but for the padded borders, before any weight sees them. With ``arch.encoder_grid`` the heads are also given the photo
+    contrast cancel, but for the padded borders. With ``arch.encoder_grid`` the heads are also given the photo
     averaged over a grid of squares, which keeps them.
     """
 
