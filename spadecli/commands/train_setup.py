@@ -193,7 +193,7 @@ def check_tensorboard() -> None:
 def _check_init(init: Path, recipe: Recipe) -> None:
     """Refuse weights that cannot start this recipe."""
     card = read_card(init)
-    changeable = {"size": recipe.model.size}
+    changeable: dict[str, object] = {"size": recipe.model.size}
     if not card.architecture.encoder_grid:
         changeable["encoder_grid"] = recipe.model.encoder_grid
     old = card.architecture.model_copy(update=changeable)
