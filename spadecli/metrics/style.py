@@ -65,7 +65,9 @@ class StyleUsage:
         """Plain values, for cards and programs."""
         kl = None if self.kl is None else [round(x, 4) for x in self.kl]
         total = None if self.kl_total is None else round(self.kl_total, 3)
-        return {**asdict(self), "kl": kl, "kl_total": total, "active_nats": ACTIVE_NATS}
+        rms = None if self.mu_rms is None else round(self.mu_rms, 4)
+        derived = {"z_share": round(self.z_share, 4), "kl": kl, "kl_total": total, "mu_rms": rms}
+        return {**asdict(self), **derived, "active_nats": ACTIVE_NATS}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from fake_backend import FakeBackend, make_card, write_mask
 from PIL import Image
 
 from spadecli.commands import styles as styles_command
@@ -18,7 +19,6 @@ from spadecli.core.errors import UserError
 from spadecli.core.seeds import sample_seed, sample_z
 from spadecli.store.manifest import read_manifest
 from spadecli.store.styles import read_styles
-from tests.fake_backend import FakeBackend, make_card, write_mask
 
 RED, GREEN, BLUE = (250, 20, 20), (20, 250, 20), (20, 20, 250)
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from fake_backend import FakeBackend, make_card
 
 from spadecli.core.errors import UserError
 from spadecli.metrics.color import lab, mean_lab
 from spadecli.metrics.style import kl_per_dimension, match, style_usage, variance_share
-from tests.fake_backend import FakeBackend, make_card
 
 
 def test_lab_of_known_colours():

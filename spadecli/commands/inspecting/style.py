@@ -108,7 +108,8 @@ def _examples(backend: Backend) -> NDArray[np.uint8]:
 
 
 def _codes(backend: Backend, path: Path) -> NDArray[np.uint8]:
-    return resize_codes(read_mask(path, backend.card.labels), backend.card.architecture.size)
+    # a copy: torch warns about arrays that cannot be written to, and Pillow gives such
+    return np.array(resize_codes(read_mask(path, backend.card.labels), backend.card.architecture.size))
 
 
 def _named(items: list[Item], names: Collection[str], folder: Path) -> list[Item]:
