@@ -12,6 +12,7 @@ from spadecli.backends.base import check_run
 from spadecli.commands.rendering.options import Source
 from spadecli.core.architecture import Architecture
 from spadecli.core.card import Card
+from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
 
 SIZE = (64, 64)
@@ -33,6 +34,7 @@ class FakeBackend:
         self.card = card or make_card()
         self.calls: list[tuple[int, int]] = []
         self.edges: list[np.ndarray | None] = []
+        self.encoded = 0
         self.fail_after = fail_after
         self.error: type[BaseException] = KeyboardInterrupt
 
@@ -49,7 +51,13 @@ class FakeBackend:
         return np.stack([red, green, blue], 1).astype(np.float32)
 
     def encode(self, photos):
-        raise NotImplementedError
+        """The style: the mean of each channel, then nothing."""
+        if not self.card.architecture.has_encoder:
+            raise UserError("no image encoder")
+        self.encoded += len(photos)
+        mu = np.zeros((len(photos), self.card.architecture.z_dim), np.float32)
+        mu[:, :3] = photos.mean((2, 3))
+        return mu, np.full_like(mu, -2)
 
     def close(self):
         pass

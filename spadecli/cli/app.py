@@ -17,6 +17,8 @@ from .inspect import inspect
 from .pack import pack
 from .render import render
 from .score import score
+from .styles import styles
+from .stylize import stylize
 from .train import train
 from .ui import print_error
 from .usage import usage_error
@@ -35,7 +37,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, render, score, examples, doctor)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    pack,
+    inspect,
+    train,
+    convert,
+    render,
+    stylize,
+    styles,
+    score,
+    examples,
+    doctor,
+)
 for command in COMMANDS:
     app.command()(command)
 

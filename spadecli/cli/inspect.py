@@ -27,6 +27,17 @@ def inspect(
         str | None, typer.Option("--recipe", help="Check that it fits this recipe's label space.")
     ] = None,
     mask_format: MaskFormat = "auto",
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Weights: measure on these photos how much style is used.", show_default=False
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --photos: the masks to render.", show_default="example masks"),
+    ] = None,
+    holdout: Annotated[str, typer.Option(metavar="RECIPE", help="With --photos: only what it holds out.")] = "",
     quiet: Quiet = False,
     verbose: Verbose = 0,
     as_json: AsJson = False,
@@ -41,11 +52,20 @@ def inspect(
     from ..commands import inspect as command
 
     ui = UI(quiet, verbose, as_json)
-    found = command.inspect(command.InspectOptions(path, weights, recipe, mask_format), ui)
-    lines = [f"{key}: {value}" for key, value in _flat(found.facts)]
+    found = command.inspect(command.InspectOptions(path, weights, recipe, mask_format, photos, masks, holdout), ui)
+    lines = [f"{key}: {value}" for key, value in _flat(_in_order(found.facts))]
     if found.fits:
         lines.append(f"fits {found.fits}")
     ui.result(asdict(found), [f"{found.path}: {found.kind}", *lines], (_table(found.rows),) if found.rows else ())
+
+
+def _in_order(facts: dict[str, Any]) -> dict[str, Any]:
+    """What was measured now comes last, where it is seen; of many latent dimensions only the first."""
+    if "style" not in facts:
+        return facts
+    from ..commands.inspecting.style import style_in_short
+
+    return {**{k: v for k, v in facts.items() if k != "style"}, "style": style_in_short(facts["style"])}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -15,16 +15,24 @@ from ..data.masks import MaskFormat
 from .inspecting.files import describe_h5, describe_recipe, describe_weights
 from .inspecting.folders import describe_renders, describe_run, is_renders, is_run
 from .inspecting.masks import describe_folder, describe_mask
+from .inspecting.style import measure_style
 
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """What to look at, and against which label space: that of weights, or that of a recipe (not both)."""
+    """What to look at, and against which label space: that of weights, or that of a recipe (not both).
+
+    photos, masks: of weights with an encoder, measure on them how much style is used; masks None for the example
+    masks. holdout: only what this recipe holds out.
+    """
 
     path: Path
     weights: Path | None = None
     recipe: str | None = None
     mask_format: MaskFormat = "auto"
+    photos: Path | None = None
+    masks: Path | None = None
+    holdout: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ def inspect(options: InspectOptions, report: Report | None = None) -> Inspection
     Raises UserError where it is unreadable, of unknown kind, or does not fit the label space asked for; all
     problems are listed.
     """
+    _check(options)
     labels, owner = _label_space(options)
     path = options.path
     suffix = path.suffix.lower()
@@ -63,6 +72,7 @@ def inspect(options: InspectOptions, report: Report | None = None) -> Inspection
         _same_classes(path, own, labels, owner)
     elif suffix == ".safetensors":
         kind, facts, rows, own = describe_weights(path)
+        facts |= _style(options, facts, report or Silent())
         _same_classes(path, own, labels, owner)
     elif suffix == ".h5":
         kind, facts, rows, own = describe_h5(path)
@@ -79,6 +89,26 @@ def inspect(options: InspectOptions, report: Report | None = None) -> Inspection
             hint="expected a mask (.png, .npy), a recipe (.toml), .safetensors, .h5, or a folder of masks or renders",
         )
     return Inspection(str(path), kind, facts, tuple(rows), owner)
+
+
+def _check(options: InspectOptions) -> None:
+    if options.photos is None and (options.masks or options.holdout):
+        raise UserError("--masks and --holdout say how style is measured; give --photos too")
+    if options.photos is not None and options.path.suffix.lower() != ".safetensors":
+        raise UserError(f"--photos measures the style of weights, and {options.path} is not weights")
+
+
+def _style(options: InspectOptions, facts: dict[str, Any], report: Report) -> dict[str, Any]:
+    """How much style weights with an encoder use: measured where photos are given, else from their card."""
+    if options.photos is not None:
+        names = load_recipe(find_recipe(options.holdout)).recipe.data.holdout if options.holdout else ()
+        return {"style": measure_style(options.path, options.photos, options.masks, names, "auto", report)}
+    if facts["architecture"]["latent"] != "encoder":
+        return {}
+    if "style" in facts["metrics"]:
+        return {"style": facts["metrics"]["style"]}
+    report.note(f"style: not measured; spade inspect {options.path} --photos DIR measures how much of it is used")
+    return {}
 
 
 def _label_space(options: InspectOptions) -> tuple[LabelSpace | None, str]:

@@ -17,6 +17,7 @@ from ..store.atomic import remove_parts
 from ..store.h5 import file_sha256
 from .rendering.archive import write_archive
 from .rendering.gallery import write_gallery
+from .rendering.latents import Style
 from .rendering.options import RenderOptions, Source, edge_source
 from .rendering.pipeline import Outcome, advice, check_masks, failure_of, render_masks
 from .rendering.plan import Plan, make_plan
@@ -100,8 +101,8 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
         return render_with(Source(backend, weights, file_sha256(weights)), options, report)
 
 
-def render_with(source: Source, options: RenderOptions, report: Report) -> RenderResult:
-    """Render every mask with an open backend; images that are there already are skipped.
+def render_with(source: Source, options: RenderOptions, report: Report, styles: tuple[Style, ...] = ()) -> RenderResult:
+    """Render every mask with an open backend, in each style if there are any; what is there already is skipped.
 
     Writes the images, manifest.jsonl, renders.h5 and index.html in ``options.out``. Nothing is written before
     every mask has been read once (unless skip_bad), and nothing half-written ever has its final name. May be
@@ -110,13 +111,13 @@ def render_with(source: Source, options: RenderOptions, report: Report) -> Rende
     """
     num_workers = options.workers or min(MAX_WORKERS, os.cpu_count() or 1)
     manifest_path = options.out / manifest.NAME
-    plan = make_plan(options, source, manifest.read_manifest(manifest_path))
+    plan = make_plan(options, source, manifest.read_manifest(manifest_path), styles or (None,))
     if edge_source(options, source.backend.card) == "components":
         report.warn(
             "no instance maps: edges are taken from the connected components of each mask; "
             "--instances DIR gives instance maps, --no-edges feeds none"
         )
-    outcome = Outcome(images=len(plan.targets) * options.samples)
+    outcome = Outcome(images=len(plan.targets) * plan.images_per_mask)
     if not options.skip_bad:
         with report.progress("checking", len(plan.targets)) as task:
             outcome = check_masks(plan, num_workers, task)
@@ -149,7 +150,7 @@ def render_with(source: Source, options: RenderOptions, report: Report) -> Rende
 
 def _render(plan: Plan, journal: manifest.ManifestWriter, num_workers: int, report: Report) -> Outcome:
     remove_parts(plan.options.out)
-    total = len(plan.targets) * plan.options.samples
+    total = len(plan.targets) * plan.images_per_mask
     with (
         report.progress("rendering", total) as task,
         ImageWriter(plan, journal, num_workers) as writer,

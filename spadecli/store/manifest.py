@@ -1,6 +1,7 @@
 """manifest.jsonl: the journal of a render folder, one JSON row per line, only ever appended to.
 
-Three kinds of rows. ``options``: what a run was made with, under an id. ``mask``: a rendered mask, its classes
+Four kinds of rows. ``options``: what a run was made with, under an id. ``style``: a style that images were given,
+under an id. ``mask``: a rendered mask, its classes
 and its coloured picture. ``image``: one image, written after its file got its name. Of two rows about the same
 thing the later one holds. A row is complete when its line ends; a torn last row is ignored.
 """
@@ -25,6 +26,7 @@ from .atomic import lock
 NAME = "manifest.jsonl"
 
 Row = dict[str, Any]
+_Base64 = Annotated[str, Field(pattern=r"^([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2,3}={1,2})?$")]
 _Size = Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
 
 
@@ -38,6 +40,19 @@ class _Options(BaseModel, strict=True):
     z_dim: NonNegativeInt
     seed: str
     shared_z: bool
+
+
+class _Style(BaseModel, strict=True):
+    id: str
+    name: str
+    parts: list[list[str | float]]
+    spherical: bool
+    strength: float
+    noise: float
+    picture: str
+    caption: str
+    mu: _Base64
+    logvar: _Base64
 
 
 class _Mask(BaseModel, strict=True):
@@ -59,19 +74,21 @@ class _Image(BaseModel, strict=True):
     options: str
     digest: str
     sha256: str
+    style: str | None = None
 
 
-_FIELDS: dict[str, type[BaseModel]] = {"options": _Options, "mask": _Mask, "image": _Image}
+_FIELDS: dict[str, type[BaseModel]] = {"options": _Options, "style": _Style, "mask": _Mask, "image": _Image}
 
 
 @dataclass
 class Journal:
-    """What a manifest says: options by id, masks by key, images by file (all relative POSIX names).
+    """What a manifest says: options and styles by id, masks by key, images by file (all relative POSIX names).
 
     num_bytes: length of the complete rows, where the next one belongs.
     """
 
     options: dict[str, Row] = field(default_factory=dict)
+    styles: dict[str, Row] = field(default_factory=dict)
     masks: dict[str, Row] = field(default_factory=dict)
     images: dict[str, Row] = field(default_factory=dict)
     num_bytes: int = 0
@@ -88,6 +105,8 @@ class Journal:
             case "options":
                 self.options.pop(row["id"], None)
                 self.options[row["id"]] = row
+            case "style":
+                self.styles[row["id"]] = row
             case "mask":
                 self.masks[row["mask"]] = row
             case "image":

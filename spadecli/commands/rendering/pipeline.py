@@ -12,8 +12,8 @@ from ...backends.base import Backend
 from ...core.errors import UserError
 from ...core.parallel import map_in_order
 from ...core.report import Task, count
-from ...core.seeds import sample_z
 from ...core.sizes import Size
+from .latents import latent
 from .load import ChangedMask, LoadedMask, load
 from .plan import Image, Plan, Target
 from .write import ImageWriter
@@ -95,7 +95,7 @@ def render_masks(plan: Plan, writer: ImageWriter, num_workers: int, task: Task) 
 
     for mask in _load_all(plan, num_workers, outcome.failures):
         _count(mask, plan, outcome)
-        task.advance(plan.options.samples - len(mask.todo))
+        task.advance(plan.images_per_mask - len(mask.todo))
         if not mask.todo:
             writer.write_mask(mask, backend.card.labels)
         batches.add(mask, run)
@@ -104,7 +104,7 @@ def render_masks(plan: Plan, writer: ImageWriter, num_workers: int, task: Task) 
 
 
 def _count(mask: LoadedMask, plan: Plan, outcome: Outcome) -> None:
-    outcome.skipped += plan.options.samples - len(mask.todo)
+    outcome.skipped += plan.images_per_mask - len(mask.todo)
     outcome.rounded += mask.is_rounded
 
 
@@ -147,20 +147,19 @@ def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.f
     edges = None
     if any(item.mask.edges is not None for item in items):
         edges = np.stack([np.zeros_like(i.codes) if i.mask.edges is None else i.mask.edges for i in items])
-    z_dim = backend.card.architecture.z_dim
-    seeds = [image.seed for item in items for image in item.images]
-    z = np.stack([sample_z(s, z_dim) for s in seeds if s is not None]) if seeds[0] is not None else None
+    arch = backend.card.architecture
+    images = [image for item in items for image in item.images]
+    z = np.stack([latent(image.style, image.seed, arch.z_dim) for image in images]) if arch.uses_z else None
     try:
         outputs = backend.run(labels, edges, z)
     except MemoryError as e:
         height, width = labels.shape[1:]
         raise UserError(
-            f"out of memory on {backend.device} with {count(len(seeds), 'image')} of {height}x{width} in a call",
-            hint=f"--batch {len(seeds) // 2} halves it" if len(seeds) > 1 else "give a smaller --size",
+            f"out of memory on {backend.device} with {count(len(images), 'image')} of {height}x{width} in a call",
+            hint=f"--batch {len(images) // 2} halves it" if len(images) > 1 else "give a smaller --size",
         ) from e
     if not np.isfinite(outputs).all():
-        files = (image.file for item in items for image in item.images)
-        file = next(file for file, output in zip(files, outputs, strict=True) if not np.isfinite(output).all())
+        file = next(i.file for i, output in zip(images, outputs, strict=True) if not np.isfinite(output).all())
         raise UserError(
             f"{file}: the network's output is not finite",
             hint="the weights are damaged or overflow: train or convert them again",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ...core.report import count
 from ...core.seeds import sample_seed
 from ...data.folder import scan
 from ...store.manifest import NAME, Journal, Row
+from .latents import Style, style_changes
 from .options import RenderOptions, Source, check_options, options_row
 
 MAX_NAME_BYTES = 255 - len(".4194304.part")  # what file systems allow, less the ending of a file being written
@@ -37,22 +38,35 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image to render: its sample number, its 64-bit seed (None where there is no z), its relative name."""
+    """One image to render: its sample number, its 64-bit seed, its relative name, its style (None: z is of the seed).
+
+    seed is None where nothing is drawn: without z, and in a style without noise.
+    """
 
     sample: int
     seed: int | None
     file: str
+    style: Style | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked render: nothing in it depends on what the masks hold."""
+    """A checked render: nothing in it depends on what the masks hold.
+
+    styles: what every mask is rendered in; (None,) for z of the seeds alone.
+    """
 
     options: RenderOptions
     source: Source
     row: Row
     targets: tuple[Target, ...]
     journal: Journal
+    styles: tuple[Style | None, ...] = (None,)
+
+    @property
+    def images_per_mask(self) -> int:
+        """Samples of all styles."""
+        return self.options.samples * len(self.styles)
 
     @property
     def restart(self) -> bool:
@@ -61,35 +75,43 @@ class Plan:
         return newest is not None and newest["weights_sha256"] != self.source.sha256
 
     def images(self, target: Target) -> Iterator[Image]:
-        """Every image of a mask in order of sample, rendered already or not."""
+        """Every image of a mask in order of style and sample, rendered already or not."""
         options = self.options
         key = "" if options.shared_z else target.key
         has_z = self.source.backend.card.architecture.uses_z
-        for i in range(options.samples):
-            seed = sample_seed(options.seed, key, i) if has_z else None
-            yield Image(i, seed, f"{target.key}_{i}{options.suffix}")
+        for style in self.styles:
+            folder = f"{style.name}/" if style else ""
+            has_seed = has_z and (style is None or style.noise != 0)
+            for i in range(options.samples):
+                seed = sample_seed(options.seed, key, i) if has_seed else None
+                yield Image(i, seed, f"{folder}{target.key}_{i}{options.suffix}", style)
 
     def digest(self, image: Image, mask_sha256: str, instances_sha256: str) -> str:
-        """What an image is made of, in one hash: weights, options, mask, instance map, seed."""
+        """What an image is made of, in one hash: weights, options, mask, instance map, seed, style."""
         parts = [self.row["id"], mask_sha256, instances_sha256, image.seed]
+        if image.style is not None:
+            parts.append(image.style.id)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def make_plan(options: RenderOptions, source: Source, journal: Journal) -> Plan:
+def make_plan(
+    options: RenderOptions, source: Source, journal: Journal, styles: tuple[Style | None, ...] = (None,)
+) -> Plan:
     """Find the masks, pair the instance maps, check options and names. Reads no mask.
 
     Raises UserError that lists every problem of a kind.
     """
     check_options(options, source.backend.card)
     targets = _find_targets(options)
-    if len(targets) * options.samples > MAX_IMAGES:
+    plan = Plan(options, source, options_row(options, source), tuple(targets), journal, styles)
+    if (num_images := len(targets) * plan.images_per_mask) > MAX_IMAGES:
+        in_styles = f" in {len(styles):,} styles" if styles != (None,) else ""
         raise UserError(
-            f"--samples {options.samples}: {len(targets) * options.samples:,} images of {len(targets):,} masks; "
+            f"--samples {options.samples}: {num_images:,} images of {len(targets):,} masks{in_styles}; "
             f"expected at most {MAX_IMAGES:,}",
             hint="render with fewer samples, or some of the masks at a time",
         )
-    _check_places(options, targets)
-    plan = Plan(options, source, options_row(options, source), tuple(targets), journal)
+    _check_places(plan)
     if options.out.exists() and not options.overwrite:
         _check_renders_there(plan)
     return plan
@@ -99,7 +121,7 @@ def _find_targets(options: RenderOptions) -> list[Target]:
     if not options.masks.exists():
         raise UserError(
             f"{options.masks}: no such file or folder of masks",
-            hint="spade render MASKS takes a folder of masks or one mask file",
+            hint="MASKS is a folder of masks or one mask file; spade examples writes some to try",
         )
     items = scan(options.masks)
     if options.instances is None:
@@ -116,8 +138,9 @@ def _find_targets(options: RenderOptions) -> list[Target]:
     return [Target(item.path, item.key, found[item.key]) for item in items]
 
 
-def _check_places(options: RenderOptions, targets: Sequence[Target]) -> None:
+def _check_places(plan: Plan) -> None:
     """Refuse names that cannot be written, and places outside the output folder or among the masks."""
+    options, targets = plan.options, plan.targets
     out, masks = options.out.resolve(), options.masks.resolve()
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"{options.out}: not a folder", hint="give a folder with -o")
@@ -133,12 +156,17 @@ def _check_places(options: RenderOptions, targets: Sequence[Target]) -> None:
         name = Path(target.key).name + max(ending, "_mask.png", key=len)
         if len(name.encode()) > MAX_NAME_BYTES:
             problems.append(f"{target.mask}: the name is too long for {target.key}{ending}")
-    for folder in sorted({Path(name).parent for t in targets for name in (t.key, t.colored_file)}):
+    for style in plan.styles:
+        if style is not None and len(style.name.encode()) > MAX_NAME_BYTES:
+            problems.append(f"{style.name}: the style's name is too long for a folder")
+    folders = {Path(t.colored_file).parent for t in targets}
+    folders |= {Path(style.name if style else "") / Path(t.key).parent for style in plan.styles for t in targets}
+    for folder in sorted(folders):
         if not (out / folder).resolve().is_relative_to(out):
             problems.append(f"{options.out / folder}: a link that leads out of {options.out}")
     inputs = {t.mask.resolve() for t in targets} if out in masks.parents else set()
     for target in targets if inputs else ():
-        files = [f"{target.key}_{i}{options.suffix}" for i in range(options.samples)]
+        files = [image.file for image in plan.images(target)]
         problems += [f"{options.out / f}: is one of the masks" for f in files if out / f in inputs]
     if problems:
         raise UserError(f"{options.out}: {len(problems)} names cannot be written", problems=problems)
@@ -177,6 +205,8 @@ def _why_refused(plan: Plan, image: Image) -> str:
     if row["options"] != plan.row["id"]:
         old = plan.journal.options.get(row["options"])
         return "made with " + (changes(old, plan.row, OPTION_WORDS) if old else f"options that {NAME} does not hold")
+    if row.get("style") != (image.style.id if image.style else None):
+        return f"made with {style_changes(plan.journal.styles.get(row.get('style') or ''), image.style)}"
     if row["seed"] != seed_text(image.seed):
         return "made with another seed"
     return ""

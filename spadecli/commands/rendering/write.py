@@ -66,6 +66,9 @@ class ImageWriter:
         """Put the mask's row into the manifest, before those of its images, and queue the coloured mask."""
         if self._manifest.journal.newest_options != self._plan.row:
             self._manifest.append(self._plan.row)
+        for style in self._plan.styles:
+            if style is not None and self._manifest.journal.styles.get(style.id) != style.row:
+                self._manifest.append(style.row)
         if self._manifest.journal.masks.get(mask.target.key) != mask.row:
             self._manifest.append(mask.row)
         if mask.needs_color and mask.codes is not None:
@@ -94,6 +97,8 @@ class ImageWriter:
             "sha256": hashlib.sha256(data).hexdigest(),
             "num_bytes": len(data),
         }
+        if image.style is not None:
+            row["style"] = image.style.id
         self._manifest.append(row)
 
     def _write_colored(self, file: str, codes: NDArray[np.uint8], labels: LabelSpace) -> None:

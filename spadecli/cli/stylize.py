@@ -1,0 +1,146 @@
+"""``spade stylize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..core.sizes import parse_size
+from .ui import UI, AsJson, DryRun, Quiet, Verbose
+
+
+def stylize(
+    masks: Annotated[Path, typer.Argument(help="Folder of masks (searched in depth), or one mask file.")] = Path(
+        "masks"
+    ),
+    ref: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PHOTO|DIR|STYLES.h5[#NAME]",
+            help="Whose style: a photo, a folder of them, or entries of spade styles. Repeat for more.",
+            show_default="photo.jpg",
+        ),
+    ] = None,
+    mix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A:0.3,B:0.7", help="A style between several. Repeat for more.", show_default=False),
+    ] = None,
+    interpolate: Annotated[
+        int, typer.Option(metavar="N", help="N styles between each --ref and the next.", show_default=False)
+    ] = 0,
+    spherical: Annotated[
+        bool, typer.Option("--spherical", help="Combine two styles by turning the one to the other.")
+    ] = False,
+    strength: Annotated[float, typer.Option(help="Multiplies the style: 0 forgets it, above 1 exaggerates.")] = 1.0,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="Variation around the style, in its own deviation.", show_default="0; 1 with --samples"),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Images per mask and style, each with its own noise.")] = 1,
+    seed: Annotated[int, typer.Option(help="With the mask's name and the sample's number it fixes the noise.")] = 0,
+    shared_z: Annotated[bool, typer.Option("--shared-z", help="Sample i has the same noise for every mask.")] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also a JPEG or PNG of the masks by the styles.", show_default=False),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("-w", "--weights", help="Weights with an encoder.", show_default="shipped facades")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder for manifest, gallery, and a folder of images for each style.")
+    ] = Path("stylized"),
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW|native",
+            help="Height and width to render at; native: each mask's own, rounded to the network's stride.",
+            show_default="the training size",
+        ),
+    ] = None,
+    image_format: Annotated[
+        Literal["png", "jpeg", "jpg", "webp"], typer.Option("--format", help="Kind of image files.")
+    ] = "png",
+    quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp.", show_default="92")] = None,
+    instances: Annotated[
+        Path | None, typer.Option(help="Folder of instance maps, under the masks' names.", show_default=False)
+    ] = None,
+    no_edges: Annotated[bool, typer.Option("--no-edges", help="Feed zeros to the instance-edge channel.")] = False,
+    mask_format: Annotated[
+        Literal["auto", "index", "color"],
+        typer.Option(help="Read masks by index or by colour; auto: as the file suggests."),
+    ] = "auto",
+    batch: Annotated[
+        int | None, typer.Option(help="Images per network call.", show_default="by device and size")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read, and threads that write.", show_default="the cores, up to 8")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Leave bad masks out and list them at the end (exit code 4). Saves the check of all masks up front.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace images made with other options, weights or masks.")
+    ] = False,
+    h5: Annotated[bool, typer.Option("--h5", help="Put the pixels into renders.h5 too.")] = False,
+    no_gallery: Annotated[bool, typer.Option("--no-gallery", help="Write no index.html.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Render masks in the style of a photo: its colours and light, the masks' layout.
+
+    Example: spade stylize masks/ --ref photo.jpg
+
+    Images go to OUT/PHOTO/MASK_0.png. z = strength * mu + noise * sigma * eps: mu and sigma are the photo's, eps is
+    drawn by the seed.
+    """
+    ui = UI(quiet, verbose, as_json)
+    parsed_size = parse_size(size) if size else None
+    from ..commands import stylize as command
+    from ..commands.render import RenderOptions
+
+    render = RenderOptions(
+        masks=masks,
+        weights=weights,
+        out=out,
+        seed=seed,
+        samples=samples,
+        size=parsed_size,
+        image_format="jpeg" if image_format == "jpg" else image_format,
+        quality=quality,
+        shared_z=shared_z,
+        instances=instances,
+        use_edges=not no_edges,
+        mask_format=mask_format,
+        batch=batch,
+        workers=workers,
+        device=device,
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+        pixels_in_h5=h5,
+        gallery=not no_gallery,
+        dry_run=dry_run,
+    )
+    result = command.stylize(
+        command.StylizeOptions(
+            render=render,
+            refs=tuple(ref or ()),
+            mixes=tuple(mix or ()),
+            interpolate=interpolate,
+            spherical=spherical,
+            strength=strength,
+            noise=noise,
+            sheet=sheet,
+        ),
+        ui,
+    )
+    ui.result(result.as_json(), result.lines())
+    result.render.raise_for_problems()
