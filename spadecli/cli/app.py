@@ -18,6 +18,7 @@ from .pack import pack
 from .render import render
 from .score import score
 from .train import train
+from .train_segmenter import train_segmenter
 from .ui import print_error
 from .usage import usage_error
 
@@ -35,7 +36,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPADE"},
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = (pack, inspect, train, convert, render, score, examples, doctor)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    pack,
+    inspect,
+    train,
+    train_segmenter,
+    convert,
+    render,
+    score,
+    examples,
+    doctor,
+)
 for command in COMMANDS:
     app.command()(command)
 
