@@ -139,7 +139,8 @@ def _show_plan(plan: SegmenterPlan, minutes: float, ui: UI) -> None:
     height, width = plan.arch.size
     lines = [
         f"network: {plan.parameters / 1e6:.2f} M parameters, {height}x{width}, {plan.device}",
-        f"{len(plan.fitted)} pairs of {plan.packed.path} to train on, {len(plan.unseen)} to score on ({plan.unseen_are})",
+        f"{len(plan.fitted)} pairs of {plan.packed.path} to train on",
+        f"{len(plan.unseen)} to score on: {plan.unseen_are}",
         f"would train {length} into {plan.run_dir}",
     ]
     ui.result(data, lines)

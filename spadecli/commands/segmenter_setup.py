@@ -51,7 +51,7 @@ class TrainSegmenterOptions:
     lr: float = 3e-3
     balance: float = 0.5
     jitter: float = 0.2
-    coarse_share: float = 0.6
+    coarse_share: float = 0.75
     seed: int = 0
 
 
@@ -113,6 +113,7 @@ class SegmenterPlan:
             "balance": self.balance,
             "jitter": self.jitter,
             "coarse_share": self.coarse_share,
+            "precision": self.recipe.train.precision,
             "seed": self.seed,
         }
 
@@ -194,7 +195,15 @@ def new_trainer(plan: SegmenterPlan) -> SegmenterTrainer:
     if plan.recipe.labels.unknown_channel is not None:
         counts[plan.recipe.labels.unknown_channel] = 0
     weights = class_weights(counts, plan.balance)
-    return SegmenterTrainer(plan.arch, weights, plan.device, ignored=IGNORED, seed=plan.seed, lr=plan.lr)
+    return SegmenterTrainer(
+        plan.arch,
+        weights,
+        plan.device,
+        ignored=IGNORED,
+        seed=plan.seed,
+        lr=plan.lr,
+        bf16=plan.recipe.train.precision == "bf16",
+    )
 
 
 def save_state(plan: SegmenterPlan, trainer: SegmenterTrainer, step: int, steps: int, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ __all__ = ["TrainSegmenterOptions", "TrainSegmenterResult", "plan_segmenter", "t
 
 TIMED_STEPS = 6  # of each of the two sizes, to plan the minutes by
 CHECKPOINT_EVERY = 200
+TOLD_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def _train(
             loss = trainer.step(batch["photo"], batch["target"], step, steps)
             step += 1
             bar.advance()
-            if step % 20 == 0:
-                _tell(step, steps, float(loss), bar, report)
+            if step % TOLD_EVERY == 0 or step == steps:
+                _tell(step, steps, float(loss), trainer, bar, report)
             now = time.monotonic()
             if step == steps or stopped() or now - saved_at > 60 or step % CHECKPOINT_EVERY == 0:
                 save_state(plan, trainer, step, steps, seconds_before + now - started)
@@ -95,14 +97,19 @@ def _train(
     return seconds_before + time.monotonic() - started
 
 
-def _tell(step: int, steps: int, loss: float, bar: Task, report: Report) -> None:
-    if loss != loss:
-        raise UserError(
-            f"training diverged before step {step} of {steps}: the loss is not a number", hint="--lr with a lower value"
-        )
+def _tell(step: int, steps: int, loss: float, trainer: SegmenterTrainer, bar: Task, report: Report) -> None:
+    """Show the loss; stop, before anything is saved, where it is no number or half of the updates were left out."""
     bar.advance(0, f"loss {loss:.3f}")
     if step % CHECKPOINT_EVERY == 0:
         report.note(f"step {step} of {steps}: loss {loss:.3f}", 1)
+    if not math.isfinite(loss) or trainer.skipped > TOLD_EVERY // 2:
+        raise UserError(
+            f"training diverged before step {step} of {steps}: loss {loss:.3g}, {trainer.skipped} updates left out",
+            hint="lower --lr, or --set train.precision=fp32",
+        )
+    if trainer.skipped:
+        report.warn(f"step {step}: {trainer.skipped} updates left out, their gradients were not finite")
+    trainer.skipped = 0
 
 
 def batches(plan: SegmenterPlan, first_step: int, steps: int) -> Iterator[Batch]:

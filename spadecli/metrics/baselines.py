@@ -47,7 +47,7 @@ class ColorAndPosition:
             c = channels.astype(np.int64).ravel()
             for table, bins in ((self._color, _color_bins(photo)), (self._place, _place_bins(channels.shape))):
                 width = table.shape[1]
-                table += np.bincount(c * width + bins.ravel(), minlength=table.size).reshape(table.shape)
+                table[...] += np.bincount(c * width + bins.ravel(), minlength=table.size).reshape(table.shape)
         return self
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ class SegmentationNet(nn.Module):
     channels in [-1,1]: sky is above and shops are below.
     """
 
-    def __init__(self, arch: SegmenterArchitecture, num_classes: int, dropout: float = 0.1) -> None:
+    def __init__(self, arch: SegmenterArchitecture, num_classes: int) -> None:
         super().__init__()
         self.arch = arch
         widths = [arch.width * m for m in arch.multipliers]
@@ -34,7 +34,6 @@ class SegmentationNet(nn.Module):
         below = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.reduce = nn.ModuleList(_conv(fin, fout, kernel=1) for fin, fout in below)
         self.decoder = nn.ModuleList(ResidualBlock(fout, fout) for _, fout in below)
-        self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -46,7 +45,7 @@ class SegmentationNet(nn.Module):
             level = levels.pop()
             x = F.interpolate(reduce(x), size=level.shape[-2:], mode="bilinear", align_corners=False)
             x = block(F.relu(x) + level)
-        logits = self.head(self.dropout(x)).float()
+        logits = self.head(x).float()
         return F.interpolate(logits, size=pictures.shape[-2:], mode="bilinear", align_corners=False)
 
     def features(self, pictures: Tensor) -> Tensor:

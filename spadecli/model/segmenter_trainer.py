@@ -21,6 +21,8 @@ class SegmenterTrainer:
     """Network, optimizer (AdamW, cosine schedule) and moving average.
 
     weights: float32 [K], what a pixel of each class counts in the loss. ``ignored``: the target that counts nothing.
+    skipped: updates left out because a gradient was not finite. bf16 on a CPU has made such gradients where a
+    convolution's output was a single pixel; windows of 64 pixels and more have shown none.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class SegmenterTrainer:
         ignored: int,
         seed: int = 0,
         lr: float = 3e-3,
-        bf16: bool = True,
+        bf16: bool = False,
     ) -> None:
         torch.manual_seed(seed)
         self.device, self.lr, self.bf16, self.ignored = device, lr, bf16, ignored
@@ -42,6 +44,7 @@ class SegmenterTrainer:
         others = [p for p in self.net.parameters() if p.ndim <= 1]
         groups = [{"params": kernels, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=lr)
+        self.skipped = 0
         self.average = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
 
     def step(self, photos: Tensor, targets: Tensor, step: int, steps: int) -> Tensor:
@@ -56,9 +59,12 @@ class SegmenterTrainer:
         if bool((targets != self.ignored).any()):  # else the mean over no pixels is not a number
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), MAX_GRAD_NORM)
-            self.optimizer.step()
-            self._follow(step)
+            norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), MAX_GRAD_NORM)
+            if bool(torch.isfinite(norm)):
+                self.optimizer.step()
+                self._follow(step)
+            else:
+                self.skipped += 1
         return loss.detach()
 
     @torch.no_grad()
