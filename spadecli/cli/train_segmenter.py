@@ -11,7 +11,7 @@ from rich.table import Table
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
-    from ..commands.train_segmenter import SegmenterPlan
+    from ..commands.segmenter_setup import SegmenterPlan
     from ..core.segmenter_card import SegmenterCard
 
 

@@ -41,7 +41,7 @@ class SegmentationSet(Dataset[Batch]):
         codes, _, photo = self.packed.get(key[1])
         box = self._window(random)
         resized = Image.fromarray(photo).resize(self.size[::-1], Image.Resampling.BILINEAR, box=box)
-        window = np.asarray(resized).astype(np.float32) / 255
+        window: NDArray[np.float32] = np.asarray(resized, np.float32) / np.float32(255)
         target = self._targets[
             np.asarray(Image.fromarray(codes).resize(self.size[::-1], Image.Resampling.NEAREST, box))
         ]

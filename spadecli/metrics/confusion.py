@@ -98,4 +98,5 @@ def image_mean_iou(intersection: I8, union: I8, present: NDArray[np.bool_]) -> F
 
 
 def _ratio(a: NDArray[np.number], b: I8) -> F8:
-    return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0, dtype=np.float64)
+    ratio: F8 = np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0, dtype=np.float64)
+    return ratio
