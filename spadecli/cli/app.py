@@ -20,6 +20,7 @@ from .score import score
 from .styles import styles
 from .stylize import stylize
 from .train import train
+from .train_segmenter import train_segmenter
 from .ui import print_error
 from .usage import usage_error
 
@@ -41,6 +42,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     pack,
     inspect,
     train,
+    train_segmenter,
     convert,
     render,
     stylize,

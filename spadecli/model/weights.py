@@ -41,7 +41,13 @@ def read_card(path: Path) -> Card:
             f"{path}: a safetensors file without a spade card", hint="make weights with spade train or convert"
         )
     try:
-        return Card.model_validate(json.loads(metadata["card"]))
+        header = json.loads(metadata["card"])
+        if isinstance(header, dict) and header.get("format") == "spade-segmenter":
+            raise UserError(
+                f"{path}: segmenter weights: they find the classes in photographs, and make none",
+                hint="give generator weights, such as those of spade train; a segmenter is for spade score",
+            )
+        return Card.model_validate(header)
     except ValidationError as e:
         message = f"{path}: its card does not fit this version of spade ({VERSION})"
         raise UserError(message, problems=validation_problems(e)) from e

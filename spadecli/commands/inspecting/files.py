@@ -37,16 +37,18 @@ def describe_weights(path: Path) -> Description:
 
     Raises UserError where the file is no weights file of this project.
     """
+    from ...model.segmenter_weights import is_segmenter, read_segmenter_card
     from ...model.weights import read_card
 
-    card = read_card(path)
+    segmenter = is_segmenter(path)
+    card = read_segmenter_card(path) if segmenter else read_card(path)
     facts = {
         **card.model_dump(mode="json", exclude={"labels"}),
         "labels": _labels_in_short(card.labels),
         "parameters": _parameters(path),
         "bytes": path.stat().st_size,
     }
-    return "weights", facts, class_rows(card.labels), card.labels
+    return "segmenter weights" if segmenter else "weights", facts, class_rows(card.labels), card.labels
 
 
 def describe_h5(path: Path) -> Description:

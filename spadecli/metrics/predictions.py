@@ -1,0 +1,75 @@
+"""Label maps that something else has predicted, as a segmenter that only knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import UserError
+from ..core.labelspace import LabelSpace
+from ..data.masks import MASK_SUFFIXES, Size, read_mask, resize_codes
+from ..store.h5 import file_sha256, source_digest
+
+
+class FolderPredictions:
+    """A folder of predicted label maps, one for each picture, of the picture's name; see :class:`Segmenter`.
+
+    They are found by name, so ``predict`` and ``features``, which see pixels only, are refused. Raises UserError
+    where the folder holds no label maps, or two of one name.
+    """
+
+    def __init__(self, folder: Path, labels: LabelSpace) -> None:
+        self.folder, self.labels = folder, labels
+        self.name = folder.resolve().name
+        self._files: dict[str, Path] = {}
+        twice = []
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in MASK_SUFFIXES and p.is_file()):
+            key = path.relative_to(folder).with_suffix("").as_posix()
+            if key in self._files:
+                twice.append(f"{self._files[key]} and {path}")
+            self._files[key] = path
+        if not self._files:
+            raise UserError(
+                f"{folder}: no label maps ({', '.join(MASK_SUFFIXES)}) in it, and no config.json of a model"
+            )
+        if twice:
+            raise UserError(f"{folder}: label maps of one name", problems=twice)
+        self.sha256 = source_digest((key, file_sha256(path)) for key, path in self._files.items())
+
+    def predict_named(self, keys: Sequence[str], size: Size) -> NDArray[np.uint8]:
+        """Class channels uint8 [N,H,W] of pictures by name (relative path without suffix), nearest at ``size``.
+
+        Raises UserError that lists every picture without a label map, and every label map that cannot be read.
+        """
+        missing = [key for key in keys if key not in self._files]
+        if missing:
+            raise UserError(
+                f"{self.folder}: no predicted label map for {len(missing)} of {len(keys)} pictures",
+                problems=[*missing[:8], *([f"and {len(missing) - 8} more"] if len(missing) > 8 else [])],
+                hint=f"a picture a/b.jpg has its label map in {self.folder / 'a' / 'b.png'}",
+            )
+        maps, problems = [], []
+        for key in keys:
+            try:
+                codes = read_mask(self._files[key], self.labels)
+                maps.append(self.labels.code_to_channel[resize_codes(codes, size)].astype(np.uint8))
+            except UserError as e:
+                problems.append(e.line)
+        if problems:
+            raise UserError(f"{self.folder}: predicted label maps that cannot be used", problems=problems)
+        return np.stack(maps) if maps else np.zeros((0, *size), np.uint8)
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Refused: label maps are found by name."""
+        raise UserError(
+            f"{self.folder}: a folder of predicted label maps answers for the pictures that were segmented only"
+        )
+
+    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Refused: label maps have no features."""
+        raise UserError(
+            f"{self.folder}: predicted label maps have no features for a distance", hint="give an --extractor"
+        )
