@@ -97,7 +97,8 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
     weights = options.weights or shipped_weights()
     with open_backend(weights, options.device) as backend:
         report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
-        return render_with(Source(backend, weights, file_sha256(weights)), options, report)
+        sha256 = getattr(backend, "weights_sha256", "") or file_sha256(weights)  # an artifact tells its weights'
+        return render_with(Source(backend, weights, sha256), options, report)
 
 
 def render_with(source: Source, options: RenderOptions, report: Report) -> RenderResult:

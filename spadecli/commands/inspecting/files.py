@@ -43,7 +43,7 @@ def describe_weights(path: Path) -> Description:
     facts = {
         **card.model_dump(mode="json", exclude={"labels"}),
         "labels": _labels_in_short(card.labels),
-        "parameters": _parameters(path),
+        "parameters": parameters(path),
         "bytes": path.stat().st_size,
     }
     return "weights", facts, class_rows(card.labels), card.labels
@@ -81,7 +81,7 @@ def _packed(path: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], Rows]:
     ]
 
 
-def _parameters(path: Path) -> dict[str, int]:
+def parameters(path: Path) -> dict[str, int]:
     """Numbers of trained values in each part of a weights file; running statistics do not count."""
     from safetensors import safe_open
 

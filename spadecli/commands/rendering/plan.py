@@ -80,7 +80,7 @@ def make_plan(options: RenderOptions, source: Source, journal: Journal) -> Plan:
 
     Raises UserError that lists every problem of a kind.
     """
-    check_options(options, source.backend.card)
+    check_options(options, source.backend.card, source.backend.fixed_size)
     targets = _find_targets(options)
     if len(targets) * options.samples > MAX_IMAGES:
         raise UserError(
