@@ -155,7 +155,8 @@ def _parse(trt: Any, builder: Any, log: Any, model: onnx.ModelProto) -> tuple[An
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):
-        problems = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        problems = [f"node {e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors]
         raise UserError("the ONNX parser refuses the graph", problems=problems[:MAX_MESSAGES])
     return network, parser
 

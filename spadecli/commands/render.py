@@ -95,6 +95,10 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
     """Render every mask with the weights that the options name. See :func:`render_with`."""
     report = report or Silent()
     weights = options.weights or shipped_weights()
+    if options.engine == "auto" and not options.dry_run:
+        from .rendering.engine import cached_engine
+
+        weights = cached_engine(weights, options.size, options.device, report)
     with open_backend(weights, options.device) as backend:
         report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
         sha256 = getattr(backend, "weights_sha256", "") or file_sha256(weights)  # an artifact tells its weights'

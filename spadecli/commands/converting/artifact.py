@@ -127,6 +127,8 @@ def _engine_files(
     for path, model in ((encoder_file(output), exported.encoder), (output, exported.generator)):
         if model is not None:
             engine, sides[path] = _build(options, exported, model, report)
+            if path != output:
+                sides[path]["precision"] = "fp32"  # the encoder's, always
             blobs[path] = engine.blob
     if options.verify and runs_here:
         verification = _verify_engine(options, exported, output, blobs, sides[output], report)

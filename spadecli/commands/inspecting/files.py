@@ -28,7 +28,7 @@ def describe_recipe(name: str) -> Description:
         for what in ("photos", "masks", "instances", "packed")
         if (place := getattr(recipe.data, what))
     }
-    facts = {"file": str(path), **tree, "labels": _labels_in_short(recipe.labels), "files_exist": there}
+    facts = {"file": str(path), **tree, "labels": labels_in_short(recipe.labels), "files_exist": there}
     return "recipe", facts, class_rows(recipe.labels), recipe.labels
 
 
@@ -42,7 +42,7 @@ def describe_weights(path: Path) -> Description:
     card = read_card(path)
     facts = {
         **card.model_dump(mode="json", exclude={"labels"}),
-        "labels": _labels_in_short(card.labels),
+        "labels": labels_in_short(card.labels),
         "parameters": parameters(path),
         "bytes": path.stat().st_size,
     }
@@ -65,7 +65,7 @@ def describe_h5(path: Path) -> Description:
         config["options"] = [options_in_short(row) for row in config["options"]]
     facts: dict[str, Any] = {**attributes, "config": config, "datasets": datasets, "bytes": path.stat().st_size}
     if labels is not None:
-        facts["labels"] = _labels_in_short(labels)
+        facts["labels"] = labels_in_short(labels)
     if kind != "packed":
         return kind, facts, class_rows(labels) if labels else [], labels
     return "packed", *_packed(path, facts), labels
@@ -94,7 +94,8 @@ def parameters(path: Path) -> dict[str, int]:
     return counts
 
 
-def _labels_in_short(labels: LabelSpace) -> dict[str, Any]:
+def labels_in_short(labels: LabelSpace) -> dict[str, Any]:
+    """A label space without its classes."""
     return {
         "name": labels.name,
         "classes": labels.num_classes,

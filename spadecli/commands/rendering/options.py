@@ -39,6 +39,7 @@ class RenderOptions:
     skip_bad: leave bad masks out and report them at the end, instead of checking every mask first.
     overwrite: replace images that were made with other options or from another mask.
     pixels_in_h5: renders.h5 holds the pixels too.
+    engine: "auto" renders with a TensorRT engine for this GPU, fp16, built when first needed.
     """
 
     masks: Path = Path("masks")
@@ -60,6 +61,7 @@ class RenderOptions:
     overwrite: bool = False
     pixels_in_h5: bool = False
     gallery: bool = True
+    engine: Literal["off", "auto"] = "off"
     dry_run: bool = False
 
     @property
