@@ -139,7 +139,7 @@ def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) ->
     gpu = torch.cuda.get_device_name() if device == "cuda" else ""
     peak = next((p for name, p in PEAKS.items() if name in gpu), None)
     print(f"{case}, {'x'.join(map(str, card.architecture.size))}, on {gpu or device}")
-    print(f"{'':26}{'batch':>6}{'samples':>8}{'images/s':>10}{'with PNG':>10}{'ratio':>8}{'of peak':>9}")
+    print(f"{'':26}{'images':>6}{'samples':>8}{'images/s':>10}{'with PNG':>10}{'ratio':>8}{'of peak':>9}")
     base: dict[tuple[int, int], float] = {}
     for name, opener in rows(weights, folder, device, max(args.batch)).items():
         if args.only and not any(name.startswith(o) for o in args.only):
@@ -148,21 +148,21 @@ def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) ->
             try:
                 run = stack.enter_context(opener()) if opener else None
             except SpadeError as e:
-                run, name = None, f"{name} ({e.message[:60]})"
+                run = None
+                print(f"{name}: {e.message}")
             for batch in args.batch:
                 for samples in args.samples:
-                    if run is None:
-                        print(f"{name:26}{batch:6}{samples:8}{'not measured':>20}")
-                        continue
                     masks = max(1, batch // samples)
+                    where = f"{name:26}{masks * samples:6}{samples:8}"
+                    if run is None:
+                        print(f"{where}{'not measured':>20}")
+                        continue
                     spent, written = seconds(run, fixed_inputs(card, masks, samples), args.repeats)
                     rate = masks * samples / spent
                     base.setdefault((batch, samples), rate)
                     share = f"{2 * MACS[case] * rate / peak:8.1%}" if peak and case in MACS and samples == 1 else "-"
                     ratio = f"{rate / base[batch, samples]:7.2f}x"
-                    print(
-                        f"{name:26}{batch:6}{samples:8}{rate:10.2f}{masks * samples / written:10.2f}{ratio}{share:>9}"
-                    )
+                    print(f"{where}{rate:10.2f}{masks * samples / written:10.2f}{ratio}{share:>9}")
 
 
 def main() -> None:
