@@ -176,6 +176,15 @@ def test_encode(make):
         make("noise").encode(photos)
 
 
+@pytest.mark.parametrize("grid", [0, 4])
+@pytest.mark.parametrize("size", [(256, 256), (50, 70), (300, 257)])
+def test_style_codes_are_those_of_torch(make, grid, size, tmp_path):
+    photos = np.random.default_rng(0).uniform(-1, 1, (2, 3, *size)).astype(np.float32)
+    with make(encoder_grid=grid) as backend, spadecli.open_backend(tmp_path / "w.safetensors", "cpu") as reference:
+        for ours, theirs in zip(backend.encode(photos), reference.encode(photos), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 WRONG = {
     "labels of another type": (some_labels(1).astype(np.int64), None, some_z(1), "int64"),
     "labels without a batch": (some_labels(1)[0], None, some_z(1), r"\[M,H,W\]"),
