@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from spadecli.cli.app import COMMANDS, app
-from spadecli.core.recipe import load_recipe
+from spadecli.commands.convert import ConvertOptions, convert
+from spadecli.commands.examples import ExamplesOptions, examples
+from spadecli.core.recipe import load_recipe, shipped_weights
 
 README = (ROOT / "README.md").read_text()
 LINES = sorted(set(re.findall(r"(?:^\$ |^|`)(spade [a-z]+(?: [^\s`][^`\n]*)?)(?:`|$)", README, re.M)))
@@ -36,6 +40,18 @@ def test_commands_and_options_exist(line):
     shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
     for option in (w for w in words if w.startswith("-")):
         assert option in shown, f"{command} has no {option}"
+
+
+def test_the_onnx_example_runs_without_this_package(tmp_path):
+    example = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "onnxruntime" in block)
+    assert "spadecli" not in example
+    convert(ConvertOptions(shipped_weights(), tmp_path / "facades.onnx", to="onnx", verify=False))
+    examples(ExamplesOptions(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "window" in done.stdout
+    assert len(list(tmp_path.glob("gables_*.png"))) == 4
 
 
 def test_linked_files_exist():

@@ -14,7 +14,7 @@ from ..core.card import Card
 from ..core.errors import UserError
 
 # suffix -> module that has open(path, device) -> Backend; loaded when first used
-REGISTRY = {".safetensors": "torch_backend"}
+REGISTRY = {".safetensors": "torch_backend", ".onnx": "onnx_backend", ".engine": "tensorrt_backend"}
 
 
 @runtime_checkable
@@ -28,6 +28,8 @@ class Backend(Protocol):
     name: str
     card: Card
     device: str
+    fixed_size: tuple[int, int] | None
+    """The one (height, width) that a converted file is made for; None for any multiple of the stride."""
 
     def run(
         self,

@@ -40,6 +40,7 @@ class TorchBackend:
     """See :class:`spadecli.backends.base.Backend`. Float32 on any device."""
 
     name = "torch"
+    fixed_size: tuple[int, int] | None = None
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         self._device = pick_device(device)

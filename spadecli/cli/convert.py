@@ -7,13 +7,40 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..core.sizes import parse_fixed_size
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
 def convert(
-    weights: Annotated[Path, typer.Argument(help="NVlabs latest_net_G.pth, or .safetensors.", show_default=False)],
+    weights: Annotated[Path, typer.Argument(help=".safetensors, or NVlabs latest_net_G.pth.", show_default=False)],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: beside the input.")] = None,
-    to: Annotated[Literal["safetensors"], typer.Option("--to", help="Kind of file to write.")] = "safetensors",
+    to: Annotated[
+        Literal["safetensors", "onnx", "tensorrt", "tensorrt-rtx"], typer.Option("--to", help="Kind of file to write.")
+    ] = "safetensors",
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16"], typer.Option(help="Of ONNX and engines, fixed in the file.")
+    ] = "fp32",
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Image size of ONNX and engines.", show_default="the training size"),
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(metavar="MIN,OPT,MAX", help="Masks that an engine takes in a call.", show_default="1,4,8"),
+    ] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(metavar="MIN,OPT,MAX", help="Samples a mask that it takes.", show_default="1,1,4"),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SM,...", help="GPUs of a tensorrt-rtx engine, such as sm75,sm86.", show_default="sm80 and later"
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Compare with torch, and leave nothing that differs too much.")
+    ] = True,
     encoder: Annotated[Path | None, typer.Option(help="NVlabs latest_net_E.pth.")] = None,
     preset: Annotated[
         Literal["coco", "ade20k", "cityscapes", "facades"] | None, typer.Option(help="A published model's options.")
@@ -39,12 +66,14 @@ def convert(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Convert weights; reads NVlabs/SPADE checkpoints without running any code in them.
+    """Convert weights to ONNX or TensorRT; import NVlabs/SPADE checkpoints without running any code in them.
 
-    Example: spade convert latest_net_G.pth --encoder latest_net_E.pth --preset coco
+    Example: spade convert weights/facades.safetensors --to onnx -o facades.onnx
+
+    A checkpoint: spade convert latest_net_G.pth --encoder latest_net_E.pth --preset coco
     """
     ui = UI(quiet, verbose, as_json)
-    from ..commands.convert import ConvertOptions, convert
+    from ..commands.convert import ConvertOptions, convert, parse_profile
 
     options = ConvertOptions(
         source=weights,
@@ -62,6 +91,12 @@ def convert(
         aspect=aspect,
         upsampling=upsampling,
         norm=norm,
+        to=to,
+        precision=precision,
+        size=parse_fixed_size(size),
+        profile=parse_profile(masks, samples),
+        targets=tuple(t.strip().lower() for t in target.split(",")) if target else (),
+        verify=verify,
     )
     result = convert(options, ui)
     arch, labels = result.card.architecture, result.card.labels
@@ -70,6 +105,8 @@ def convert(
         "parameters": result.parameters,
         "architecture": arch.model_dump(mode="json"),
         "semantic_channels": labels.semantic_channels,
+        "files": [str(p) for p in (result.path, *result.others)],
+        "verification": result.verification.as_json() if result.verification else None,
     }
     verb = "would write" if dry_run else "wrote"
     size = f"{arch.size[0]}x{arch.size[1]}"
@@ -77,4 +114,7 @@ def convert(
         f"{verb} {result.path}: {result.parameters / 1e6:.2f} M parameters, {labels.semantic_channels} channels, "
         f"{size}, latent {arch.latent}"
     ]
+    lines += [f"{verb} {path}" for path in result.others]
+    if result.verification:
+        lines += result.verification.lines()
     ui.result(data, lines)

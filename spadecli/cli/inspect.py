@@ -18,7 +18,10 @@ MAX_SHOWN = 50  # of a list, without --json
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="A mask, a folder (of masks, renders, a run), a recipe, weights or an .h5 file.")
+        Path,
+        typer.Argument(
+            help="A mask, a folder (of masks, renders, a run), a recipe, weights, ONNX, an engine or an .h5 file."
+        ),
     ],
     weights: Annotated[
         Path | None, typer.Option("--for", metavar="WEIGHTS", help="Check that it fits these weights.")

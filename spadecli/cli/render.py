@@ -51,6 +51,10 @@ def render(
         int | None, typer.Option(help="Threads that read, and threads that write.", show_default="the cores, up to 8")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[
+        Literal["off", "auto"],
+        typer.Option(help="auto: build a TensorRT engine (fp16) for this GPU when first needed, and keep it."),
+    ] = "off",
     skip_bad: Annotated[
         bool,
         typer.Option(
@@ -96,6 +100,7 @@ def render(
         overwrite=overwrite,
         pixels_in_h5=h5,
         gallery=not no_gallery,
+        engine=engine,
         dry_run=dry_run,
     )
     result = command.render(options, ui)

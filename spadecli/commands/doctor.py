@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ..backends.artifact import INSTALL
+from ..backends.build import Runtime, load_runtime
+from ..core.errors import BackendUnavailable
 from ..core.recipe import shipped_dir
 from ..core.version import VERSION
 
@@ -40,6 +43,7 @@ def doctor(options: DoctorOptions = DoctorOptions()) -> tuple[Finding, ...]:
         Finding("python", f"{platform.python_version()} ({sys.executable})"),
         Finding("system", f"{platform.system()} {platform.machine()}"),
         *_torch_findings(),
+        *_runtimes(),
         *(_package(name, use, install) for name, (use, install) in OPTIONAL.items()),
         _shipped_weights(),
         _disk(options.folder),
@@ -77,6 +81,33 @@ def _package(name: str, use: str, install: str) -> Finding:
         return Finding(name, version(name))
     except PackageNotFoundError:
         return Finding(name, "installed, of unknown version")
+
+
+def _runtimes() -> list[Finding]:
+    """What runs converted weights, or builds them."""
+    return [
+        _package("onnx", "spade convert --to onnx", INSTALL["onnx"]),
+        _onnxruntime(),
+        _engines("tensorrt", "engines for the GPU at hand"),
+        _engines("tensorrt-rtx", "engines for any RTX GPU, built anywhere"),
+    ]
+
+
+def _onnxruntime() -> Finding:
+    found = _package("onnxruntime", "runs .onnx files", INSTALL["onnxruntime"])
+    if found.hint:
+        return found
+    import onnxruntime
+
+    providers = [p.removesuffix("ExecutionProvider") for p in onnxruntime.get_available_providers()]
+    return Finding("onnxruntime", f"{onnxruntime.__version__} ({', '.join(providers)})")
+
+
+def _engines(kind: Runtime, use: str) -> Finding:
+    try:
+        return Finding(kind, str(load_runtime(kind).__version__))
+    except BackendUnavailable as e:
+        return Finding(kind, f"{e.message.removeprefix(f'{kind} ').replace('is not', 'not')} ({use})", e.hint)
 
 
 def _shipped_weights() -> Finding:

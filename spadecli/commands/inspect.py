@@ -12,6 +12,7 @@ from ..core.recipe import find_recipe, load_recipe, shipped_recipes
 from ..core.report import Report, Silent
 from ..data.folder import EXPECTED
 from ..data.masks import MaskFormat
+from .inspecting.artifacts import describe_artifact
 from .inspecting.files import describe_h5, describe_recipe, describe_weights
 from .inspecting.folders import describe_renders, describe_run, is_renders, is_run
 from .inspecting.masks import describe_folder, describe_mask
@@ -50,7 +51,8 @@ class Inspection:
 
 
 def inspect(options: InspectOptions, report: Report | None = None) -> Inspection:
-    """Describe a mask, a folder of masks, renders or a run, a recipe, weights (.safetensors) or an .h5 file of spade's.
+    """Describe a mask, a folder of masks, renders or a run, a recipe, weights (.safetensors, .onnx, .engine) or an .h5
+    file of spade's.
 
     Raises UserError where it is unreadable, of unknown kind, or does not fit the label space asked for; all
     problems are listed.
@@ -74,6 +76,9 @@ def inspect(options: InspectOptions, report: Report | None = None) -> Inspection
         kind, facts, rows, own = describe_weights(path)
         facts |= _style(options, facts, report or Silent())
         _same_classes(path, own, labels, owner)
+    elif suffix in (".onnx", ".engine"):
+        kind, facts, rows, own = describe_artifact(path)
+        _same_classes(path, own, labels, owner)
     elif suffix == ".h5":
         kind, facts, rows, own = describe_h5(path)
         _same_classes(path, own, labels, owner)
@@ -86,7 +91,8 @@ def inspect(options: InspectOptions, report: Report | None = None) -> Inspection
     else:
         raise UserError(
             f"{path}: unknown kind of file",
-            hint="expected a mask (.png, .npy), a recipe (.toml), .safetensors, .h5, or a folder of masks or renders",
+            hint="expected a mask (.png, .npy), a recipe (.toml), .safetensors, .onnx, .engine, .h5, or a folder of "
+            "masks or renders",
         )
     return Inspection(str(path), kind, facts, tuple(rows), owner)
 

@@ -96,9 +96,14 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
     """Render every mask with the weights that the options name. See :func:`render_with`."""
     report = report or Silent()
     weights = options.weights or shipped_weights()
+    if options.engine == "auto" and not options.dry_run:
+        from .rendering.engine import cached_engine
+
+        weights = cached_engine(weights, options.size, options.device, report)
     with open_backend(weights, options.device) as backend:
         report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
-        return render_with(Source(backend, weights, file_sha256(weights)), options, report)
+        sha256 = getattr(backend, "weights_sha256", "") or file_sha256(weights)  # an artifact tells its weights'
+        return render_with(Source(backend, weights, sha256), options, report)
 
 
 def render_with(source: Source, options: RenderOptions, report: Report, styles: tuple[Style, ...] = ()) -> RenderResult:

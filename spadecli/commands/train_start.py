@@ -29,7 +29,7 @@ from ..model.trainer import Trainer
 from ..model.weights import effective_state, load_effective, load_weights
 from ..store.h5 import file_sha256
 from ..store.run_folder import Init, RunFolder
-from .convert import PRESETS, published_labels
+from .converting.checkpoint import PRESETS, published_labels
 from .train_loop import read_state
 
 

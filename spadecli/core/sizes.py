@@ -20,6 +20,16 @@ def parse_size(text: str) -> Size | Native:
     raise UserError(f"size {text!r}: expected HEIGHTxWIDTH or native", hint="for example --size 256x512")
 
 
+def parse_fixed_size(text: str | None) -> Size | None:
+    """Like :func:`parse_size` where there is no native size; None stays."""
+    if text is None:
+        return None
+    size = parse_size(text)
+    if size == "native":
+        raise UserError("size 'native': expected HEIGHTxWIDTH", hint="for example --size 256x512")
+    return size
+
+
 def format_size(size: Size) -> str:
     """(256, 512) to "256x512"."""
     return f"{size[0]}x{size[1]}"

@@ -1,5 +1,6 @@
 """What every backend promises. New backends join by adding their way to make an artifact to BACKENDS."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 import spadecli
+from spadecli.backends.profile import Profile
+from spadecli.commands.convert import ConvertOptions, convert
 from spadecli.core.architecture import Architecture
 from spadecli.core.card import Card
 from spadecli.core.errors import BackendUnavailable, UserError
@@ -35,20 +38,39 @@ def torch_weights(folder: Path, arch: Architecture, labels: LabelSpace) -> Path:
     return path
 
 
-BACKENDS = {"torch": torch_weights}
+def converted(folder: Path, arch: Architecture, labels: LabelSpace, **options) -> Path:
+    """An artifact of fresh weights; ``at`` is its size where that is not the training size."""
+    weights = torch_weights(folder, arch, labels)
+    options["size"] = options.pop("at", None)
+    return convert(ConvertOptions(weights, overwrite=True, **options)).path
 
 
-@pytest.fixture(params=BACKENDS)
+def onnx_file(folder: Path, arch: Architecture, labels: LabelSpace, **options) -> Path:
+    return converted(folder, arch, labels, to="onnx", **options)
+
+
+def engine_file(folder: Path, arch: Architecture, labels: LabelSpace, **options) -> Path:
+    kind = "tensorrt" if importlib.util.find_spec("tensorrt") else "tensorrt-rtx"
+    return converted(folder, arch, labels, to=kind, profile=Profile((1, 2, 2), (1, 1, 3)), **options)
+
+
+BACKENDS = {"torch": torch_weights, "onnx": onnx_file, "engine": engine_file}
+DEVICES = {"torch": "cpu", "onnx": "cpu", "engine": "cuda"}
+
+
+@pytest.fixture(params=["torch", "onnx", pytest.param("engine", marks=pytest.mark.gpu)])
 def make(request, tmp_path):
-    """Open a backend on fresh weights: make(latent, instances, **architecture)."""
+    """Open a backend on fresh weights: make(latent, instances, at=size of an artifact, **architecture)."""
     opened = []
 
-    def build(latent="encoder", instances=False, **options):
+    def build(latent="encoder", instances=False, at=None, **options):
         arch = Architecture(
             **{"size": (32, 64), "ngf": 2, "z_dim": 5, "hidden": 4, "norm": "instance", "latent": latent, **options}
         )
         labels = LABELS.model_copy(update={"instances": instances})
-        opened.append(spadecli.open_backend(BACKENDS[request.param](tmp_path, arch, labels), device="cpu"))
+        more = {"at": at} if at and request.param != "torch" else {}
+        path = BACKENDS[request.param](tmp_path, arch, labels, **more)
+        opened.append(spadecli.open_backend(path, device=DEVICES[request.param]))
         return opened[-1]
 
     yield build
@@ -103,12 +125,41 @@ def test_latent_map_ignores_z(make):
 
 
 def test_other_sizes_of_the_stride_run_and_others_are_refused_by_name(make):
-    backend = make()
+    backend = make(at=(96, 32))
     assert backend.run(some_labels(1, (96, 32)), None, some_z(1)).shape == (1, 3, 96, 32)
     with pytest.raises(UserError) as e:
         backend.run(some_labels(1, (40, 64)), None, some_z(1))
     assert "40x64" in e.value.message
     assert "32x64" in e.value.hint
+    if backend.fixed_size:
+        with pytest.raises(UserError, match="images of 96x32, asked for 32x64") as e:
+            backend.run(some_labels(1), None, some_z(1))
+        assert "--size 32x64" in e.value.hint
+
+
+FORMS = {
+    "encoder": {},
+    "map": {"latent": "map"},
+    "edges": {"latent": "noise", "instances": True},
+    "edges of the map": {"latent": "map", "instances": True},
+    "batch norm": {"norm": "batch"},
+    "concat": {"conditioning": "concat", "norm": "batch"},
+    "concat, instance norm": {"conditioning": "concat", "instances": True},
+    "concat of the map": {"conditioning": "concat", "latent": "map"},
+    "another size": {"at": (96, 32)},
+    "more upsampling, 5x5": {"upsampling": "most", "size": (128, 256), "kernel": 5},
+    "1x1": {"kernel": 1},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_of_network_gives_the_same_images_as_torch(make, form, tmp_path):
+    with make(**form) as backend, spadecli.open_backend(tmp_path / "w.safetensors", "cpu") as reference:
+        size = form.get("at", form.get("size", (32, 64)))
+        labels = some_labels(2, size)
+        edges = some_labels(2, size) % 2 if form.get("instances") else None
+        z = some_z(2 if form.get("latent") == "map" else 6)
+        np.testing.assert_allclose(backend.run(labels, edges, z), reference.run(labels, edges, z), atol=1e-4)
 
 
 def test_encode(make):
@@ -123,6 +174,15 @@ def test_encode(make):
         backend.encode(photos.astype(np.float64))
     with pytest.raises(UserError, match="no image encoder"):
         make("noise").encode(photos)
+
+
+@pytest.mark.parametrize("grid", [0, 4])
+@pytest.mark.parametrize("size", [(256, 256), (50, 70), (300, 257)])
+def test_style_codes_are_those_of_torch(make, grid, size, tmp_path):
+    photos = np.random.default_rng(0).uniform(-1, 1, (2, 3, *size)).astype(np.float32)
+    with make(encoder_grid=grid) as backend, spadecli.open_backend(tmp_path / "w.safetensors", "cpu") as reference:
+        for ours, theirs in zip(backend.encode(photos), reference.encode(photos), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 WRONG = {
@@ -156,6 +216,8 @@ def test_what_cannot_be_opened_is_named(tmp_path):
         ("w.pth", b"x", "imported first"),
         ("w.bin", b"x", "unknown kind"),
         ("w.safetensors", b"torn", "not a readable"),
+        ("w.onnx", b"torn", "not a readable"),
+        ("w.engine", b"torn", "side file w.engine.json is missing"),
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=words):

@@ -30,3 +30,10 @@ def test_table_and_json_tell_the_same():
     assert shown.exit_code == data.exit_code == 0
     for finding in json.loads(data.stdout)["findings"]:
         assert finding["subject"] in shown.stdout
+
+
+def test_doctor_lists_what_runs_and_builds_converted_weights():
+    found = {f.subject: f for f in doctor()}
+    for name in ("onnx", "onnxruntime", "tensorrt", "tensorrt-rtx"):
+        assert found[name].hint.startswith("pip install") == ("not installed" in found[name].found)
+    assert "CPU" in found["onnxruntime"].found

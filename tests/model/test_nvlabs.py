@@ -190,7 +190,7 @@ def test_an_existing_output_needs_overwrite(tmp_path):
 
 @pytest.mark.parametrize(("preset", "channels"), [("coco", 184), ("ade20k", 151), ("cityscapes", 36), ("facades", 13)])
 def test_presets_have_the_published_channels(preset, channels, tmp_path):
-    from spadecli.commands.convert import _nvlabs_options
+    from spadecli.commands.converting.checkpoint import _nvlabs_options
 
     options = _nvlabs_options(ConvertOptions(tmp_path / "x.pth", preset=preset))
     assert options.labels.semantic_channels == channels
@@ -203,7 +203,7 @@ def test_presets_have_the_published_channels(preset, channels, tmp_path):
     [("coco", 181, "wood", 182), ("ade20k", 150, "flag", 0), ("cityscapes", 26, "car", None)],
 )
 def test_presets_have_the_names_of_the_recipes(preset, value, name, unknown, tmp_path):
-    from spadecli.commands.convert import _nvlabs_options
+    from spadecli.commands.converting.checkpoint import _nvlabs_options
 
     labels = _nvlabs_options(ConvertOptions(tmp_path / "x.pth", preset=preset)).labels
     assert labels.classes[labels.code_to_channel[value]].name == name

@@ -28,7 +28,7 @@ def describe_recipe(name: str) -> Description:
         for what in ("photos", "masks", "instances", "packed")
         if (place := getattr(recipe.data, what))
     }
-    facts = {"file": str(path), **tree, "labels": _labels_in_short(recipe.labels), "files_exist": there}
+    facts = {"file": str(path), **tree, "labels": labels_in_short(recipe.labels), "files_exist": there}
     return "recipe", facts, class_rows(recipe.labels), recipe.labels
 
 
@@ -44,8 +44,8 @@ def describe_weights(path: Path) -> Description:
     card = read_segmenter_card(path) if segmenter else read_card(path)
     facts = {
         **card.model_dump(mode="json", exclude={"labels"}),
-        "labels": _labels_in_short(card.labels),
-        "parameters": _parameters(path),
+        "labels": labels_in_short(card.labels),
+        "parameters": parameters(path),
         "bytes": path.stat().st_size,
     }
     return "segmenter weights" if segmenter else "weights", facts, class_rows(card.labels), card.labels
@@ -67,7 +67,7 @@ def describe_h5(path: Path) -> Description:
         config["options"] = [options_in_short(row) for row in config["options"]]
     facts: dict[str, Any] = {**attributes, "config": config, "datasets": datasets, "bytes": path.stat().st_size}
     if labels is not None:
-        facts["labels"] = _labels_in_short(labels)
+        facts["labels"] = labels_in_short(labels)
     if kind != "packed":
         return kind, facts, class_rows(labels) if labels else [], labels
     return "packed", *_packed(path, facts), labels
@@ -83,7 +83,7 @@ def _packed(path: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], Rows]:
     ]
 
 
-def _parameters(path: Path) -> dict[str, int]:
+def parameters(path: Path) -> dict[str, int]:
     """Numbers of trained values in each part of a weights file; running statistics do not count."""
     from safetensors import safe_open
 
@@ -96,7 +96,8 @@ def _parameters(path: Path) -> dict[str, int]:
     return counts
 
 
-def _labels_in_short(labels: LabelSpace) -> dict[str, Any]:
+def labels_in_short(labels: LabelSpace) -> dict[str, Any]:
+    """A label space without its classes."""
     return {
         "name": labels.name,
         "classes": labels.num_classes,

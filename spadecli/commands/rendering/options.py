@@ -39,6 +39,7 @@ class RenderOptions:
     skip_bad: leave bad masks out and report them at the end, instead of checking every mask first.
     overwrite: replace images that were made with other options or from another mask.
     pixels_in_h5: renders.h5 holds the pixels too.
+    engine: "auto" renders with a TensorRT engine for this GPU, fp16, built when first needed.
     """
 
     masks: Path = Path("masks")
@@ -60,6 +61,7 @@ class RenderOptions:
     overwrite: bool = False
     pixels_in_h5: bool = False
     gallery: bool = True
+    engine: Literal["off", "auto"] = "off"
     dry_run: bool = False
 
     @property
@@ -82,8 +84,11 @@ class Source:
     sha256: str
 
 
-def check_options(options: RenderOptions, card: Card) -> None:
-    """Raise one UserError that lists every option that cannot be, alone or with these weights."""
+def check_options(options: RenderOptions, card: Card, fixed_size: Size | None = None) -> None:
+    """Raise one UserError that lists every option that cannot be, alone or with these weights.
+
+    fixed_size: the one size of a converted file.
+    """
     problems = [
         f"{flag} {value}: expected {least} or more"
         for flag, value, least in (
@@ -110,7 +115,13 @@ def check_options(options: RenderOptions, card: Card) -> None:
         problems.append(f"--instances: weights {card.name!r} have no edge channel")
     if options.size == "native" and options.pixels_in_h5:
         problems.append("--h5 stores one array and needs one size; give --size HEIGHTxWIDTH instead of native")
-    if isinstance(options.size, tuple):
+    if fixed_size is not None and options.size not in (None, fixed_size):
+        shown = options.size if options.size == "native" else format_size(options.size or fixed_size)
+        problems.append(
+            f"--size {shown}: these weights were converted for {format_size(fixed_size)} alone; "
+            "spade convert --size makes a file for another size, and .safetensors take any"
+        )
+    elif isinstance(options.size, tuple):
         try:
             check_size(options.size, card)
         except UserError as e:

@@ -101,7 +101,7 @@ def make_plan(
 
     Raises UserError that lists every problem of a kind.
     """
-    check_options(options, source.backend.card)
+    check_options(options, source.backend.card, source.backend.fixed_size)
     targets = _find_targets(options)
     plan = Plan(options, source, options_row(options, source), tuple(targets), journal, styles)
     if (num_images := len(targets) * plan.images_per_mask) > MAX_IMAGES:

@@ -1,0 +1,161 @@
+"""The ONNX Runtime backend: an .onnx file that spade convert made, on the CPU or with CUDA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import BackendUnavailable, UserError
+from ..core.sizes import Size
+from .artifact import Record, check_fixed_size, encoder_file, read_onnx, require
+from .base import check_photos, check_run
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class OnnxBackend:
+    """See :class:`spadecli.backends.base.Backend`. The image size is the file's."""
+
+    def __init__(
+        self, record: Record, device: str, generator: bytes | str, encoder: bytes | str | None, note: str = ""
+    ) -> None:
+        self.card = record.card
+        self.path = record.path
+        self.fixed_size: Size | None = record.card.architecture.size
+        self.weights_sha256 = str(record.export["weights_sha256"])
+        self.name = f"onnxruntime {record.precision}"
+        self.device, self._providers = _providers(device)
+        self._generator: Any = _session(generator, self._providers, record)
+        self._encoder_source, self._encoder, self._record = encoder, None, record
+        self.note = note
+
+    def run(
+        self, labels: NDArray[np.uint8], edges: NDArray[np.uint8] | None, z: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """See :meth:`spadecli.backends.base.Backend.run`."""
+        if self._generator is None:
+            raise self._closed()
+        check_run(self.card, labels, edges, z)
+        check_fixed_size(self.card, self.path, (labels.shape[1], labels.shape[2]))
+        inputs: dict[str, NDArray[Any]] = {"labels": labels}
+        if self.card.labels.instances:
+            inputs["edges"] = np.zeros_like(labels) if edges is None else edges
+        if self.card.architecture.uses_z and z is not None:
+            inputs["z"] = z
+        images: NDArray[np.float32] = _run(self._generator, inputs)[0]
+        return images
+
+    def encode(self, photos: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See :meth:`spadecli.backends.base.Backend.encode`."""
+        if self._generator is None:
+            raise self._closed()
+        check_encoder(self._record, self._encoder_source)
+        check_photos(photos)
+        if self._encoder is None:
+            self._encoder = _session(self._encoder_source, self._providers, self._record)
+        mu, logvar = _run(self._encoder, {"photos": photos})
+        return mu, logvar
+
+    def _closed(self) -> UserError:
+        return UserError(f"weights {self.card.name!r}: the backend is closed", hint="open_backend opens it again")
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self._generator = self._encoder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_file(path: Path, device: str) -> OnnxBackend:
+    """Open an .onnx file; its encoder, if any, is encoder/NAME.onnx beside it."""
+    require("onnxruntime", "onnxruntime")
+    record = read_onnx(path)
+    encoder = encoder_file(path)
+    return OnnxBackend(record, device, str(path), str(encoder) if encoder.is_file() else None)
+
+
+def open_models(
+    record: Record, generator: onnx.ModelProto, encoder: onnx.ModelProto | None, device: str = "cpu"
+) -> OnnxBackend:
+    """Graphs in memory, as a backend."""
+    require("onnxruntime", "onnxruntime")
+    return OnnxBackend(
+        record, device, generator.SerializeToString(), encoder.SerializeToString() if encoder is not None else None
+    )
+
+
+def check_encoder(record: Record, source: bytes | str | None) -> None:
+    """Refuse to encode without an encoder, or with that of other weights."""
+    if not record.card.architecture.has_encoder:
+        raise UserError(
+            f"weights {record.card.name!r} have no image encoder (latent = {record.card.architecture.latent!r})",
+            hint='styles need weights trained with latent = "encoder", such as the shipped facades weights',
+        )
+    if source is None:
+        raise UserError(
+            f"{encoder_file(record.path)}: the image encoder is missing beside {record.path}",
+            hint=f"make both again: {record.rebuild}",
+        )
+
+
+def _providers(device: str) -> tuple[str, list[Any]]:
+    """The device's name and ONNX Runtime's words for it."""
+    ort = require("onnxruntime", "onnxruntime")
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N")
+    there = "CUDAExecutionProvider" in ort.get_available_providers()
+    if kind == "cuda" and not there:
+        raise BackendUnavailable(
+            f"device {device!r}: this onnxruntime ({ort.__version__}) has no CUDA",
+            hint="pip install onnxruntime-gpu in place of onnxruntime; --device cpu always works",
+        )
+    if kind == "cuda" or (kind == "auto" and there):
+        options = {"device_id": index or "0"}
+        return f"cuda:{index or 0}", [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    return "cpu", ["CPUExecutionProvider"]
+
+
+def _session(source: bytes | str | None, providers: list[Any], record: Record) -> Any:
+    ort = require("onnxruntime", "onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # 0: one for each core
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(source, options, providers=providers)
+    except Exception as e:  # the bindings' own types
+        if "NOT_IMPLEMENTED" in str(e):
+            raise BackendUnavailable(
+                f"{record.path}: ONNX Runtime {ort.__version__} has no {record.precision} kernels on this device",
+                hint="convert again with --precision fp32 or fp16, or build an engine",
+            ) from e
+        raise UserError(
+            f"{record.path}: ONNX Runtime cannot load it ({e})", hint=f"make it again: {record.rebuild}"
+        ) from e
+    if providers[0] != "CPUExecutionProvider" and "CUDAExecutionProvider" not in session.get_providers():
+        raise BackendUnavailable(
+            f"{record.path}: ONNX Runtime {ort.__version__} found CUDA unusable", hint="--device cpu always works"
+        )
+    return session
+
+
+def _run(session: Any, inputs: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+    try:
+        outputs: list[NDArray[np.float32]] = session.run(None, inputs)
+    except Exception as e:
+        if any(word in str(e) for word in ("Failed to allocate", "out of memory", "bad allocation")):
+            raise MemoryError(str(e)) from e
+        raise
+    return outputs

@@ -1,0 +1,62 @@
+"""``--engine auto``: an engine for the GPU at hand, built when first needed and kept in the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...backends.artifact import Precision, engine_problems, read_engine
+from ...backends.build import MODULES, Runtime, load_runtime
+from ...backends.profile import Profile
+from ...core.cache import cache_dir
+from ...core.errors import BackendUnavailable, UserError
+from ...core.report import Report
+from ...core.sizes import Native, Size, format_size
+from ...store.h5 import file_sha256
+
+PRECISION: Precision = "fp16"
+
+
+def cached_engine(weights: Path, size: Size | Native | None, device: str, report: Report) -> Path:
+    """The engine of a .safetensors file at an image size (None: the training size) for this GPU.
+
+    Another weights file, size, runtime version or GPU has an engine of its own.
+    Raises UserError where there cannot be one, BackendUnavailable without a GPU or a runtime.
+    """
+    from ...backends.tensorrt_backend import capability_of, gpu
+    from ...model.weights import read_card
+    from ..converting.artifact import to_artifact
+    from ..converting.options import ConvertOptions
+
+    if weights.suffix != ".safetensors":
+        raise UserError(f"--engine auto: {weights} is converted already", hint="leave --engine out")
+    if size == "native":
+        raise UserError("--engine auto: an engine has one image size, --size native has many")
+    capability = capability_of(gpu(device))
+    kind, version = _runtime(capability)
+    wanted = size or read_card(weights).architecture.size
+    key = f"{file_sha256(weights)[:16]}-{format_size(wanted)}-{PRECISION}-{kind}-{version}-sm{capability}"
+    path = cache_dir() / "engines" / key / f"{weights.stem}.engine"
+    if path.is_file():
+        try:
+            if not engine_problems(read_engine(path), version, capability):
+                return path
+        except UserError as e:
+            report.note(f"{e.line}; building it again")
+    report.note(f"building an engine with {kind} {version}; it is kept in {path.parent}")
+    options = ConvertOptions(
+        weights, path, to=kind, precision=PRECISION, size=wanted, profile=Profile((1, 8, 16), (1, 1, 4)), overwrite=True
+    )
+    return to_artifact(options, path, report).path
+
+
+def _runtime(capability: str) -> tuple[Runtime, str]:
+    """TensorRT where it is installed, else TensorRT for RTX; and its version."""
+    missing = []
+    for kind in MODULES:
+        try:
+            return kind, str(load_runtime(kind).__version__)
+        except BackendUnavailable as e:
+            missing.append(f"{e.message}: {e.hint}")
+    raise BackendUnavailable(
+        f"--engine auto: no TensorRT for this GPU (compute capability {capability})", problems=missing
+    )

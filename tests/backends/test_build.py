@@ -1,0 +1,224 @@
+"""Engines of TensorRT for RTX, built for real from the shipped weights; no GPU is needed to build them."""
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import ROOT
+from fake_backend import Listener
+
+import spadecli
+from spadecli.backends import build as building
+from spadecli.backends.artifact import engine_problems, read_engine
+from spadecli.backends.build import build, load_runtime, through_float
+from spadecli.backends.export import export
+from spadecli.backends.profile import Profile, parse_range
+from spadecli.backends.tensorrt_backend import split
+from spadecli.commands.convert import ConvertOptions, convert
+from spadecli.core.errors import BackendUnavailable, UserError
+from spadecli.store.h5 import file_sha256
+
+WEIGHTS = ROOT / "weights" / "facades.safetensors"
+needs_rtx = pytest.mark.skipif(
+    not any(importlib.util.find_spec(m) for m in ("tensorrt_rtx", "tensorrt_rtx_bindings")),
+    reason="needs the tensorrt-rtx extra",
+)
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU says")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """(path, result) of an fp16 engine for two GPUs."""
+    path = tmp_path_factory.mktemp("engine") / "facades.engine"
+    options = ConvertOptions(
+        WEIGHTS,
+        path,
+        to="tensorrt-rtx",
+        precision="fp16",
+        targets=("sm86", "sm89"),
+        profile=Profile((1, 2, 4), (1, 4, 8)),
+    )
+    return path, convert(options)
+
+
+@needs_rtx
+@without_gpu
+def test_an_engine_its_encoder_and_their_side_files(engine):
+    path, result = engine
+    encoder = path.parent / "encoder" / path.name
+    assert set(result.others) == {
+        encoder,
+        path.with_name("facades.engine.json"),
+        encoder.with_name("facades.engine.json"),
+    }
+    side = json.loads(path.with_name("facades.engine.json").read_text())
+    assert side["inputs"] == {"labels": ["UINT8", [-1, 256, 256]], "z": ["FLOAT", [-1, 64]]}
+    assert side["outputs"] == {"images": ["FLOAT", [-1, 3, 256, 256]]}
+    assert (side["runtime"], side["runtime_version"]) == ("tensorrt-rtx", load_runtime("tensorrt-rtx").__version__)
+    assert side["targets"] == ["sm86", "sm89"]
+    assert side["profile"] == {"masks": [1, 2, 4], "samples": [1, 4, 8]}
+    assert side["precision"] == "fp16"
+    assert side["weights_sha256"] == file_sha256(WEIGHTS)
+    assert side["engine_sha256"] == file_sha256(path)
+    assert path.stat().st_size > 13e6
+    of_encoder = json.loads(encoder.with_name("facades.engine.json").read_text())
+    assert of_encoder["inputs"] == {"photos": ["FLOAT", [-1, 3, -1, -1]]}
+    assert (of_encoder["precision"], set(of_encoder["outputs"])) == ("fp32", {"mu", "logvar"})
+    # what was verified, and that it was not the engine
+    assert "not run" in result.verification.stood_in
+    assert "ONNX Runtime" in result.verification.ran
+    assert result.verification.psnr > 45
+    assert side["verification"]["engine_was_run"] is False
+    assert any("not run" in line for line in result.verification.lines())
+
+
+@needs_rtx
+def test_fp32_builds_with_types_profile_and_progress():
+    model = export(WEIGHTS, "fp32", for_engine=True).generator
+    listener = Listener()
+    titles = []
+    plain = listener.progress
+    listener.progress = lambda title, total, done=0: titles.append((title, total)) or plain(title, total, done)
+    built = build("tensorrt-rtx", model, Profile((1, 1, 2), (1, 1, 2)), listener)
+    assert len(built.blob) > 27e6
+    assert built.inputs["z"] == ("FLOAT", (-1, 64))
+    assert titles
+    assert any("info" in note for note in listener.notes)
+
+
+@needs_rtx
+def test_profiles_and_targets_reach_the_builder():
+    trt = load_runtime("tensorrt-rtx")
+    log = building.make_logger(trt, Listener())
+    builder = trt.Builder(log)
+    network, parser = building._parse(trt, builder, log, export(WEIGHTS, for_engine=True).generator)
+    profile = building._profile(builder, network, Profile((1, 2, 4), (1, 3, 5)))
+    assert [tuple(s) for s in profile.get_shape("z")] == [(1, 64), (6, 64), (20, 64)]
+    assert [tuple(s) for s in profile.get_shape("labels")] == [(n, 256, 256) for n in (1, 2, 4)]
+    config = builder.create_builder_config()
+    building._set_targets(trt, config, "tensorrt-rtx", ("sm75", "sm120"))
+    assert [config.get_compute_capability(i).name for i in range(config.num_compute_capabilities)] == ["SM75", "SM120"]
+    with pytest.raises(UserError, match=r"sm10: .* knows sm75, .*sm120"):
+        building._set_targets(trt, config, "tensorrt-rtx", ("sm10",))
+    with pytest.raises(UserError, match="GPU at hand alone"):
+        building._set_targets(SimpleNamespace(__version__="10.9"), SimpleNamespace(), "tensorrt", ("sm86",))
+    del parser
+
+
+@needs_rtx
+def test_what_parser_and_builder_say_is_in_the_error(monkeypatch):
+    model = export(WEIGHTS, for_engine=True).generator
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    node = next(n for n in broken.graph.node if n.op_type == "Tanh")
+    node.op_type = "Unheard"
+    monkeypatch.setattr(onnx.checker, "check_model", lambda *_, **__: None)
+    with pytest.raises(UserError) as e:
+        build("tensorrt-rtx", broken, Profile(), Listener())
+    assert "Unheard" in str(e.value.problems)
+    # no shape in the profile: the builder returns None
+    monkeypatch.setattr(building, "_profile", lambda builder, *_: builder.create_optimization_profile())
+    with pytest.raises(UserError, match="could not build") as e:
+        build("tensorrt-rtx", model, Profile(), Listener())
+    assert e.value.problems
+
+
+@needs_rtx
+def test_uint8_by_way_of_float_parses_too():
+    trt = load_runtime("tensorrt-rtx")
+    log = building.make_logger(trt, Listener())
+    model = through_float(export(WEIGHTS, for_engine=True).generator)
+    assert [n.op_type for n in model.graph.node[:2]] == ["Cast", "Cast"]
+    network, parser = building._parse(trt, trt.Builder(log), log, model)
+    assert network.get_input(0).dtype == trt.DataType.UINT8
+    del parser
+
+
+@needs_rtx
+@without_gpu
+def test_stale_and_foreign_engines_are_named_with_the_line_that_rebuilds(engine, tmp_path):
+    source, _ = engine
+    path = tmp_path / "facades.engine"
+    path.write_bytes(source.read_bytes())
+    side_text = source.with_name("facades.engine.json").read_text()
+    side = json.loads(side_text)
+    side_path = path.with_name("facades.engine.json")
+
+    def problems(version=side["runtime_version"], capability="8.6", **changed) -> str:
+        side_path.write_text(json.dumps({**side, **changed}))
+        return "; ".join(engine_problems(read_engine(path), version, capability))
+
+    assert problems() == ""
+    assert "this machine has 9.9" in problems("9.9")
+    assert "capabilities 8.6, 8.9; this GPU has 7.5" in problems(capability="7.5")
+    assert "compute capability 8.0; this one has 9.0" in problems(
+        capability="9.0", targets=[], compute_capability="8.0"
+    )
+    assert "8.0 and later; this GPU has 7.5" in problems(capability="7.5", targets=[])
+    side_path.write_text(side_text)
+    with pytest.raises(BackendUnavailable, match="CUDA GPU"):
+        spadecli.open_backend(path)
+    (tmp_path / "facades.safetensors").write_bytes(b"other weights")
+    with pytest.raises(UserError, match="stale or foreign") as e:
+        spadecli.open_backend(path)
+    assert "another version" in e.value.problems[0]
+    for word in (
+        "spade convert",
+        "--to tensorrt-rtx",
+        "--precision fp16",
+        "--target sm86,sm89",
+        "--masks 1,2,4",
+        str(path),
+    ):
+        assert word in e.value.hint
+    (tmp_path / "facades.safetensors").unlink()
+    path.write_bytes(source.read_bytes()[:1000])
+    with pytest.raises(UserError) as e:
+        spadecli.open_backend(path)
+    assert "truncated: 1,000 of" in e.value.problems[0]
+    side_path.unlink()
+    with pytest.raises(UserError, match=r"side file facades\.engine\.json is missing"):
+        spadecli.open_backend(path)
+
+
+def test_a_missing_runtime_comes_with_its_install_line(monkeypatch):
+    monkeypatch.setattr(building, "MODULES", {"tensorrt": ("no_such_module",)})
+    with pytest.raises(BackendUnavailable, match="tensorrt is not installed") as e:
+        load_runtime("tensorrt")
+    assert e.value.hint == "pip install tensorrt"
+
+
+@pytest.mark.parametrize("profile", [Profile((1, 1, 2), (1, 1, 2)), Profile((3, 3, 3), (2, 2, 2)), Profile()])
+@pytest.mark.parametrize(("masks", "samples"), [(1, 1), (3, 2), (5, 3), (1, 9)])
+def test_any_batch_is_cut_to_the_profile(profile, masks, samples):
+    labels = np.arange(masks, dtype=np.uint8).reshape(-1, 1, 1)
+    z = np.arange(masks * samples, dtype=np.float32).reshape(-1, 1)
+    out = np.full((masks, samples), -1.0)
+    for chunk, inputs in split(profile, labels, None, z):
+        assert profile.masks[0] <= len(inputs["labels"]) <= profile.masks[2]
+        assert profile.rows[0] <= len(inputs["z"]) <= profile.rows[2]
+        got = (inputs["z"] + 100 * np.repeat(inputs["labels"][:, 0].astype(int), chunk.padded_samples, 0)).reshape(
+            chunk.padded_masks, chunk.padded_samples
+        )
+        m, s = chunk.masks, chunk.samples
+        out[m, s] = got[: m.stop - m.start, : s.stop - s.start]
+    np.testing.assert_array_equal(out.ravel(), z[:, 0] + 100 * np.repeat(np.arange(masks), samples))
+
+
+@pytest.mark.parametrize("text", ["1,2", "3,2,1", "0,1,2", "a,b,c", ""])
+def test_ranges_are_checked(text):
+    with pytest.raises(UserError, match="MIN,OPT,MAX"):
+        parse_range("--masks", text)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_run_on_a_gpu_is_within_its_tolerance(precision, tmp_path):
+    kind = "tensorrt" if importlib.util.find_spec("tensorrt") else "tensorrt-rtx"
+    result = convert(ConvertOptions(WEIGHTS, tmp_path / "f.engine", to=kind, precision=precision))
+    assert result.verification.stood_in == ""
+    assert result.verification.problems == []

@@ -1,0 +1,184 @@
+"""Images per second of every backend, compared in one run.
+
+    python tests/bench/bench_backends.py [facades|coco] [--batch 1 8 32] [--samples 1 4] [--repeats 5]
+
+coco: the paper's settings for COCO-Stuff at 256x256 with random weights (latent noise, so that samples differ).
+Transfer to and from the device is in every figure; a column tells the same with PNG writing (in the same thread).
+Rows that need a device or a package that is not there say "not measured". Each ratio is to torch eager fp32, TF32 off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from spadecli.backends import open_backend  # noqa: E402
+from spadecli.backends.profile import Profile  # noqa: E402
+from spadecli.backends.verify import fixed_inputs  # noqa: E402
+from spadecli.commands.convert import ConvertOptions, convert  # noqa: E402
+from spadecli.core.card import Card  # noqa: E402
+from spadecli.core.errors import SpadeError  # noqa: E402
+from spadecli.core.recipe import find_recipe, load_recipe, shipped_weights  # noqa: E402
+from spadecli.model.generator import Generator  # noqa: E402
+from spadecli.model.init import initialize  # noqa: E402
+from spadecli.model.weights import effective_state, load_weights, save_weights  # noqa: E402
+
+Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray | None], np.ndarray]
+# multiply-accumulates of one image, modulation included, as published for COCO-Stuff
+MACS = {"coco": 191.1e9}
+# dense half-precision tensor-core peaks, FLOP/s
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 4090": 165e12}
+
+
+def coco_weights(folder: Path) -> Path:
+    recipe = load_recipe(find_recipe("coco-stuff")).recipe
+    arch = recipe.model.model_copy(update={"latent": "noise"})
+    generator = Generator(arch, recipe.labels.semantic_channels, spectral=False)
+    initialize(generator, 0)
+    path = folder / "coco.safetensors"
+    card = Card(name="coco", architecture=arch, labels=recipe.labels)
+    save_weights(path, card, effective_state(generator), None)
+    return path
+
+
+@contextmanager
+def eager(weights: Path, device: str, tf32: bool) -> Iterator[Run]:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    with open_backend(weights, device) as backend:
+        yield backend.run
+
+
+@contextmanager
+def module(weights: Path, device: str, dtype: torch.dtype, compiled: bool) -> Iterator[Run]:
+    """The generator itself: in another precision, channels last, compiled."""
+    from spadecli.model.semantic import SemanticMap
+
+    card, generator, _ = load_weights(weights)
+    generator = generator.to(device, dtype, memory_format=torch.channels_last)
+    forward = torch.compile(generator) if compiled else generator
+    table = torch.from_numpy(card.labels.code_to_channel.astype(np.int64)).to(device)
+
+    @torch.inference_mode()
+    def run(labels, edges, z):
+        planes = None if edges is None else torch.from_numpy(edges).to(device)
+        channels = table[torch.from_numpy(labels).to(device).long()]
+        latent = torch.from_numpy(z).to(device, dtype)
+        return forward(SemanticMap(channels, planes, card.labels.num_classes), latent).float().cpu().numpy()
+
+    yield run
+
+
+@contextmanager
+def converted(weights: Path, folder: Path, device: str, largest: int, **options) -> Iterator[Run]:
+    path = folder / f"{options['to']}-{options['precision']}"
+    path = path.with_suffix(".onnx" if options["to"] == "onnx" else ".engine")
+    if not path.exists():
+        profile = Profile((1, 8, largest), (1, 1, 4)) if options["to"] != "onnx" else Profile()
+        convert(ConvertOptions(weights, path, profile=profile, verify=False, **options))
+    with open_backend(path, device) as backend:
+        yield backend.run
+
+
+def rows(weights: Path, folder: Path, device: str, largest: int) -> dict[str, Callable[[], object] | None]:
+    """Name -> how to open it, None where this machine cannot."""
+    cuda = device == "cuda"
+    engines = "tensorrt" if importlib.util.find_spec("tensorrt") else "tensorrt-rtx"
+    return {
+        "torch eager fp32": lambda: eager(weights, device, tf32=False),
+        "torch eager fp32, TF32": (lambda: eager(weights, device, tf32=True)) if cuda else None,
+        "torch bf16 channels-last": (lambda: module(weights, device, torch.bfloat16, False)) if cuda else None,
+        "torch.compile fp32": lambda: module(weights, device, torch.float32, True),
+        "torch.compile bf16": (lambda: module(weights, device, torch.bfloat16, True)) if cuda else None,
+        "ONNX Runtime fp32": lambda: converted(weights, folder, device, largest, to="onnx", precision="fp32"),
+        "TensorRT fp32": (lambda: converted(weights, folder, device, largest, to=engines, precision="fp32"))
+        if cuda
+        else None,
+        "TensorRT fp16": (lambda: converted(weights, folder, device, largest, to=engines, precision="fp16"))
+        if cuda
+        else None,
+    }
+
+
+def write_pngs(images: np.ndarray) -> None:
+    for image in ((images + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1):
+        Image.fromarray(image).save(io.BytesIO(), "PNG")
+
+
+def seconds(run: Run, inputs: tuple, repeats: int) -> tuple[float, float]:
+    """Median seconds of a call, and of a call with PNG writing; the first call warms up."""
+    run(*inputs)
+    plain, written = [], []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        images = run(*inputs)
+        plain.append(time.perf_counter() - start)
+        write_pngs(images)
+        written.append(time.perf_counter() - start)
+    return statistics.median(plain), statistics.median(written)
+
+
+def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) -> None:
+    card = load_weights(weights)[0]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    gpu = torch.cuda.get_device_name() if device == "cuda" else ""
+    peak = next((p for name, p in PEAKS.items() if name in gpu), None)
+    print(f"{case}, {'x'.join(map(str, card.architecture.size))}, on {gpu or device}")
+    print(f"{'':26}{'images':>6}{'samples':>8}{'images/s':>10}{'with PNG':>10}{'ratio':>8}{'of peak':>9}")
+    base: dict[tuple[int, int], float] = {}
+    for name, opener in rows(weights, folder, device, max(args.batch)).items():
+        if args.only and not any(name.startswith(o) for o in args.only):
+            continue
+        with ExitStack() as stack:
+            try:
+                run = stack.enter_context(opener()) if opener else None
+            except SpadeError as e:
+                run = None
+                print(f"{name}: {e.message}")
+            for batch in args.batch:
+                for samples in args.samples:
+                    masks = max(1, batch // samples)
+                    where = f"{name:26}{masks * samples:6}{samples:8}"
+                    if run is None:
+                        print(f"{where}{'not measured':>20}")
+                        continue
+                    spent, written = seconds(run, fixed_inputs(card, masks, samples), args.repeats)
+                    rate = masks * samples / spent
+                    base.setdefault((batch, samples), rate)
+                    share = f"{2 * MACS[case] * rate / peak:8.1%}" if peak and case in MACS and samples == 1 else "-"
+                    ratio = f"{rate / base[batch, samples]:7.2f}x"
+                    print(f"{where}{rate:10.2f}{masks * samples / written:10.2f}{ratio}{share:>9}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=["facades"], choices=["facades", "coco"])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--samples", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", nargs="+", help="rows that begin with one of these; the first row always helps")
+    args = parser.parse_args()
+    print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for case in args.cases:
+        with tempfile.TemporaryDirectory() as folder:
+            weights = shipped_weights() if case == "facades" else coco_weights(Path(folder))
+            compare(case, weights, args, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
