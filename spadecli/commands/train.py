@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..backends.torch_backend import pick_device
 from ..core.errors import UserError
-from ..core.report import Report, Silent
+from ..core.report import Muted, Report, Silent
+from ..core.world import World, check_split
 from ..data.dataset import TrainingSet
-from ..model.perceptual import is_fetched
+from ..model.processes import Processes, join
 from ..model.trainer import Trainer
 from ..store.run_folder import RunFolder, RunRecord
 from .train_loop import TrainLoop, load_state, save_state, seconds_per_step
+from .train_processes import describe_batch, fetch_perceptual, process_device
 from .train_setup import (
     TrainOptions,
     check_tensorboard,
@@ -50,34 +52,48 @@ class TrainResult:
 def train(options: TrainOptions, report: Report | None = None) -> TrainResult:
     """Train, or go on training. Raises UserError for wrong recipes, missing data, or another run in the run folder.
 
+    Started by torchrun in several processes, each of them calls this and gets the same result or error.
     Ctrl-C and SIGTERM save first, then raise KeyboardInterrupt.
     """
-    report = report or Silent()
-    resolved = resolve_recipe(options, report)
-    recipe = resolved.recipe
-    device = pick_device(options.device)
-    if options.tensorboard:
-        check_tensorboard()
-    dataset, indices = open_data(resolved)
-    run = run_folder(options, recipe)
-    record = run_record(run, resolved, options, dataset.packed.sha256, len(indices))
-    parameters = count_parameters(recipe)
-    network = recipe.loss.perceptual_network
-    if network != "none" and not recipe.loss.perceptual_weights and not is_fetched(network):
-        report.note(f"fetching {network} for the perceptual loss, once")
+    world = World.from_environment()
+    with join(world) as processes:
+        return _train(options, (report or Silent()) if world.is_first else Muted(), processes)
 
-    with run.alone():
-        if run.exists and run.state_path.is_file():
-            trainer = Trainer(recipe, device)
-            step, seconds = load_state(run.state_path, trainer)
-            run.drop_stats_after(step)
+
+def _train(options: TrainOptions, report: Report, processes: Processes) -> TrainResult:
+    """What every process of a run does; process 0 alone reads the recipe and writes the run folder."""
+    first, everywhere = processes.first, processes.everywhere
+    resolved = first(resolve_recipe, options, report)
+    recipe = resolved.recipe
+    first(check_split, recipe.train.batch, recipe.train.accumulate, processes.world.size)
+    device = everywhere(process_device, options.device, processes.world)
+    processes.use(device)
+    if options.tensorboard:
+        first(check_tensorboard)
+    dataset, indices = everywhere(open_data, resolved)
+    processes.agree(
+        f"{recipe.data.packed}: the content", dataset.packed.sha256, "copy process 0's file to all machines"
+    )
+    run = first(run_folder, options, recipe)
+    record = first(run_record, run, resolved, options, dataset.packed.sha256, len(indices))
+    parameters = count_parameters(recipe)
+    everywhere(fetch_perceptual, recipe, processes.world, report)
+
+    with ExitStack() as held:
+        # a killed run's loaders hold its lock for some seconds more, and torchrun is quicker than that
+        first(lambda: held.enter_context(run.alone(patience=30 if processes.world.restarts else 0)))
+        if first(lambda: run.exists and run.state_path.is_file()):
+            trainer = everywhere(Trainer, recipe, device)
+            step, seconds = first(load_state, run.state_path, trainer)
+            trainer.distribute(processes)
+            first(run.drop_stats_after, step)
         else:
-            trainer, record = _begin(run, record, options, device, dataset, indices, report)
+            trainer, record = _begin(run, record, options, device, dataset, indices, report, processes)
             step, seconds = 0, 0.0
         if step < record.steps:
             verb = f"going on at step {step} of" if step else "training"
-            size = f"{record.steps} steps of {recipe.train.batch}, {len(indices)} pairs"
-            report.note(f"{verb} {size}, {device}: {run.path}")
+            size = f"{record.steps} steps of {describe_batch(recipe, processes.world)}, {len(indices)} pairs"
+            report.note(f"{verb} {size}, {device.type if processes.many else device}: {run.path}")
             loop = TrainLoop(trainer, dataset, indices, run, record, report)
             step, seconds = loop.run(step, seconds, options.max_minutes, options.tensorboard)
     return TrainResult(run.path, run.weights_path, step, record.steps, parameters, seconds)
@@ -91,20 +107,34 @@ def _begin(
     dataset: TrainingSet,
     indices: Sequence[int],
     report: Report,
+    processes: Processes,
 ) -> tuple[Trainer, RunRecord]:
     """A trainer at step 0, its state saved, so that a run goes on from what it began with whenever it dies."""
+    processes.first(_check_begun_from, run, record, options)
+    init = options.init if processes.is_first else None  # the others get process 0's networks
+
+    def fresh() -> Trainer:
+        trainer = processes.everywhere(new_trainer, record.recipe, device, init)
+        trainer.distribute(processes)
+        return trainer
+
+    trainer = fresh()
+    if options.fit_minutes is not None:
+        timed = seconds_per_step(trainer, dataset, indices, report)
+        pace = processes.first(lambda: timed)
+        steps = max(1, round(60 * options.fit_minutes / pace))
+        report.note(f"{pace:.3f} s a step: {steps} steps fit {options.fit_minutes:g} minutes")
+        record = record.model_copy(update={"steps": steps})
+        trainer = fresh()  # the timed steps were a rehearsal
+    processes.first(save_state, run.state_path, trainer, 0, 0.0)
+    processes.first(run.write, record)
+    return trainer, record
+
+
+def _check_begun_from(run: RunFolder, record: RunRecord, options: TrainOptions) -> None:
+    """Refuse to begin anew, from fresh networks, what began from weights."""
     if record.init is not None and options.init is None:
         raise UserError(
             f"{run.path}: began from {record.init.file}, and its state.pt is missing",
             hint="give the same --init again, or remove the folder",
         )
-    trainer = new_trainer(record.recipe, device, options.init)
-    if options.fit_minutes is not None:
-        pace = seconds_per_step(trainer, dataset, indices, report)
-        steps = max(1, round(60 * options.fit_minutes / pace))
-        report.note(f"{pace:.3f} s a step: {steps} steps fit {options.fit_minutes:g} minutes")
-        record = record.model_copy(update={"steps": steps})
-        trainer = new_trainer(record.recipe, device, options.init)  # the timed steps were a rehearsal
-    save_state(run.state_path, trainer, 0, 0.0)
-    run.write(record)
-    return trainer, record
