@@ -39,9 +39,10 @@ def weights_of(runs: Path) -> dict[str, torch.Tensor]:
     return flat({"networks": state["networks"], "ema": state["ema"]["averages"]})
 
 
-def rows_of(runs: Path) -> list[dict]:
+def rows_of(runs: Path) -> dict[str, float]:
+    """Every number of a run's log but the times."""
     rows = [json.loads(line) for line in (runs / "tiny" / "stats.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+    return {f"{i} {k}": v for i, row in enumerate(rows) for k, v in row.items() if "second" not in k}
 
 
 def largest_difference(a: Path, b: Path, left_out=lambda name: False) -> float:
@@ -55,31 +56,33 @@ def before_a_norm(name: str) -> bool:
     return name.endswith("/bias") and "conv_" in name and "conv_img" not in name
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("latent", ["encoder", "map"])
-def test_one_two_and_four_processes_train_the_same(tmp_path, latent, accumulate):
-    if latent == "map" and accumulate == 2:
-        pytest.skip("nothing that latent = encoder does not show")
-    recipe = make_recipe(tmp_path, latent, instances=True, pairs=9)
+@pytest.mark.parametrize(
+    ("latent", "accumulate", "sizes"), [("encoder", 1, (2, 4)), ("encoder", 2, (2,)), ("map", 1, (2,))]
+)
+def test_any_number_of_processes_trains_the_same(tmp_path, latent, accumulate, sizes):
+    # a first feature map of one pixel would leave batch norm constants, and their rounding decides signs
+    recipe = make_recipe(tmp_path, latent, instances=True, pairs=9, scale=2)
     batch = 4 * accumulate
     overrides = (*LONG, f"train.batch={batch}", f"train.accumulate={accumulate}", "train.precision=fp64")
     train(options(recipe, tmp_path / "1", *overrides))
-    for size in (2, 4):
+    for size in sizes:
         succeed(size, tmp_path, train, options(recipe, tmp_path / str(size), *overrides))
         assert largest_difference(tmp_path / "1", tmp_path / str(size)) < 1e-8
         assert rows_of(tmp_path / str(size)) == pytest.approx(rows_of(tmp_path / "1"), rel=1e-5)
 
 
 def test_float32_differs_by_rounding_alone(tmp_path):
-    recipe = make_recipe(tmp_path, instances=True, pairs=9)
+    recipe = make_recipe(tmp_path, instances=True, pairs=9, scale=2)
     train(options(recipe, tmp_path / "1", *LONG))
     succeed(2, tmp_path, train, options(recipe, tmp_path / "2", *LONG))
-    assert largest_difference(tmp_path / "1", tmp_path / "2", before_a_norm) < 1e-2
+    difference = largest_difference(tmp_path / "1", tmp_path / "2", before_a_norm)
+    print(f"float32, 20 steps, 1 and 2 processes: largest difference {difference:.1e}")
+    assert difference < 1e-2
 
 
 def test_micro_batches_with_instance_norm_change_nothing(tmp_path):
     """Every loss is a mean: only batch norm sees how a batch is cut."""
-    recipe = make_recipe(tmp_path, pairs=9)
+    recipe = make_recipe(tmp_path, pairs=9, scale=2)
     overrides = (*LONG, "train.precision=fp64", "model.norm=instance")
     train(options(recipe, tmp_path / "whole", *overrides))
     train(options(recipe, tmp_path / "parts", *overrides, "train.accumulate=4"))
@@ -102,7 +105,7 @@ def train_until(step: int, what) -> None:
 
 
 def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path):
-    recipe = make_recipe(tmp_path, instances=True, pairs=9)
+    recipe = make_recipe(tmp_path, instances=True, pairs=9, scale=2)
     overrides = (*LONG, "train.precision=fp64", "train.checkpoint_every=10")
     train(options(recipe, tmp_path / "whole", *overrides))
     ended = together(2, tmp_path, train_until, 13, options(recipe, tmp_path / "parts", *overrides))
