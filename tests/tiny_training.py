@@ -14,14 +14,14 @@ RECIPE = """
 name = "tiny"
 [data]
 packed = "{packed}"
-load_size = [36, 40]
+load_size = {load_size}
 holdout = ["p3"]
 [labels]
 name = "tiny"
 classes = ["wall", "window", "door"]
 instances = {instances}
 [model]
-size = [32, 32]
+size = {size}
 ngf = 2
 z_dim = 4
 hidden = 4
@@ -40,19 +40,22 @@ checkpoint_every = 2
 """
 
 
-def make_recipe(folder: Path, latent: str = "encoder", instances: bool = False, pairs: int = 5) -> Path:
-    """A recipe and its packed data: random pairs p0, p1, ..."""
+def make_recipe(folder: Path, latent: str = "encoder", instances: bool = False, pairs: int = 5, scale: int = 1) -> Path:
+    """A recipe and its packed data: random pairs p0, p1, ... ``scale``: width of the first feature map."""
+    h, w = 36 * scale, 40 * scale
     labels = LabelSpace(name="tiny", classes=("wall", "window", "door"), instances=instances)
     rng = np.random.default_rng(1)
-    config = {"labels": labels.model_dump(mode="json"), "size": [36, 40]}
+    config = {"labels": labels.model_dump(mode="json"), "size": [h, w]}
     with create_packed(folder / "tiny.h5", pairs, instances, config, "source") as writer:
         for i in range(pairs):
-            ids = rng.integers(0, 9, (36, 40), np.uint32) if instances else None
-            codes = rng.integers(0, 3, (36, 40), np.uint8)
-            writer.add(f"p{i}", (codes, ids, rng.integers(0, 256, (36, 40, 3), np.uint8)))
+            ids = rng.integers(0, 9, (h, w), np.uint32) if instances else None
+            codes = rng.integers(0, 3, (h, w), np.uint8)
+            writer.add(f"p{i}", (codes, ids, rng.integers(0, 256, (h, w, 3), np.uint8)))
         writer.finish({})
     path = folder / "tiny.toml"
-    path.write_text(RECIPE.format(packed=folder / "tiny.h5", latent=latent, instances=str(instances).lower()))
+    sizes = {"load_size": [h, w], "size": [32 * scale] * 2}
+    flags = {"latent": latent, "instances": str(instances).lower()}
+    path.write_text(RECIPE.format(packed=folder / "tiny.h5", **flags, **sizes))
     return path
 
 

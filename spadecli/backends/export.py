@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core.card import Card
 from ..core.sizes import Size, format_size
 from ..core.version import VERSION
-from ..model.encoder import GRID_GAIN, INPUT_SIZE, ImageEncoder
+from ..model.encoder import INPUT_SIZE, ImageEncoder
 from ..model.folding import can_fold, folded_modulation
 from ..model.generator import LEAK, Generator, SPADEBlock, resize_start
 from ..model.norm import EPS, SPADE, PlainNorm
@@ -326,7 +326,7 @@ def encoder_graph(encoder: ImageEncoder, card: Card, metadata: Mapping[str, str]
         side = INPUT_SIZE[0] // encoder.grid
         squares = g.op("AveragePool", resized, scope="grid", kernel_shape=[side] * 2, strides=[side] * 2)
         squares = g.op("Flatten", squares, scope="grid", axis=1)
-        squares = g.op("Mul", squares, g.weight("grid.gain", torch.tensor(GRID_GAIN)), scope="grid")
+        squares = g.op("Mul", squares, g.weight("grid.gain", torch.tensor(encoder.gain)), scope="grid")
         x = g.op("Concat", x, squares, scope="grid", axis=1)
     for name, layer in (("mu", encoder.fc_mu), ("logvar", encoder.fc_logvar)):
         weight, bias = g.weight(f"fc_{name}.weight", layer.weight), g.weight(f"fc_{name}.bias", layer.bias)

@@ -10,6 +10,7 @@ import typer
 
 from ..core.errors import SpadeError, UserError
 from ..core.version import VERSION
+from ..core.world import World, leave_message
 from .convert import convert
 from .doctor import doctor
 from .examples import examples
@@ -73,25 +74,38 @@ def spade(
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 2 wrong input, 3 backend missing, 4 in part, 1 a bug, 130 Ctrl-C."""
     as_json = "--json" in sys.argv
+    world = World.from_environment()
     try:
         code = app(prog_name="spade", standalone_mode=False)
     except SpadeError as e:
-        print_error(e, as_json)
+        _tell(e, world, as_json)
         sys.exit(e.exit_code)
     except typer.TyperException as e:
-        if e.message:  # else it was "spade" alone, which has printed its help
+        if e.message and world.tells_common_errors:  # else it was "spade" alone, which has printed its help
             print_error(usage_error(e), as_json)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
         sys.exit(141)
-    except Exception:
+    except Exception as e:
         import traceback
 
         traceback.print_exc()
         print("this is a bug in spade; please report it with the lines above", file=sys.stderr)
+        leave_message(f"{type(e).__name__}: {e}")
         sys.exit(1)
-    if code == 130:  # Typer turns Ctrl-C into this code
+    if code == 130 and world.is_first:  # Typer turns Ctrl-C into this code
         print("interrupted; the same command goes on where it can", file=sys.stderr)
     sys.exit(code or 0)
+
+
+def _tell(error: SpadeError, world: World, as_json: bool) -> None:
+    """Print a failure: what all processes of a run know of once, another one with the process it happened in."""
+    if error.common and not world.is_first:
+        return
+    if world.size > 1 and not error.common:
+        error.message = f"process {world.rank} of {world.size}: {error.message}"
+    print_error(error, as_json)
+    if not error.secondary:
+        leave_message(str(error))

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..core.world import World
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
@@ -70,8 +71,13 @@ def train(
     """Train a model, or go on training where it was interrupted.
 
     Example: spade train facades --set train.batch=8
+
+    On many GPUs: torchrun --nproc-per-node 8 -m spadecli train coco-stuff
     """
     ui = UI(quiet, verbose, as_json)
+    world = World.from_environment()
+    if dry_run and not world.is_first:
+        return
     from ..commands.train import TrainOptions, train
     from ..commands.train_plan import plan_training
 
@@ -91,6 +97,8 @@ def train(
         _show_plan(plan_training(options, ui), ui)
         return
     result = train(options, ui)
+    if not world.is_first:
+        return
     data = {
         "run": str(result.run_dir),
         "weights": str(result.weights),
@@ -138,6 +146,8 @@ def _show_plan(plan: TrainPlan, ui: UI) -> None:
         f"parameters: {counts}",
         f"memory, about: {plan.memory.total / 2**30:.1f} GiB ({parts}); train.batch changes the activations",
     ]
+    if not plan.batch.isdigit():
+        lines.append(f"batch: {plan.batch}; memory is that of one process")
     if plan.steps_per_epoch is not None:
         held = f"; {plan.held_out} held out" * bool(plan.held_out)
         lines.append(f"{plan.pairs} pairs, {plan.steps_per_epoch:.1f} steps an epoch{held}")

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ..store.atomic import part_file
 from ..store.run_folder import RunFolder, RunRecord, append_row, read_rows
 from .sheets import SampleSheet, plot_losses
 from .train_export import Export
+from .train_processes import memory_advice
 from .train_watch import News, news_of_discriminator, news_of_style
 from .validation import Validator
 
@@ -51,6 +53,7 @@ class TrainLoop:
         self.run_folder, self.record, self.report = run, record, report
         self.recipe = trainer.recipe
         self.steps = record.steps
+        self.processes = trainer.processes
         self.sheet = SampleSheet(self.recipe, dataset)
         self.board: Any = None
         self.found = ""  # the last validation, for the progress bar
@@ -60,47 +63,52 @@ class TrainLoop:
     ) -> tuple[int, float]:
         """Train from ``step`` on; returns the step reached and the seconds of the whole run."""
         train, logged_step = self.recipe.train, step
-        self.board = _tensorboard(self.run_folder.path) if tensorboard else None
+        first = self.processes.first  # process 0 logs, draws, validates and saves, while the others wait
+        self.board = _tensorboard(self.run_folder.path) if tensorboard and self.processes.is_first else None
         started = logged_at = time.monotonic()
         deadline = started + 60 * max_minutes if max_minutes is not None else float("inf")
-        loader = _loader(self.dataset, self.indices, self.recipe, step, self.steps, self.trainer.device)
-        with _graceful_stop() as stopped, self.report.progress(self.recipe.name, self.steps, step) as bar:
+        loader = _loader(self.dataset, self.indices, self.trainer, step, self.steps)
+        with (
+            graceful_stop(self.processes.many) as stopped,
+            self.report.progress(self.recipe.name, self.steps, step) as bar,
+        ):
             for batch in loader:
                 # one step
-                with _memory_advice(self.recipe):
+                with memory_advice(self.recipe, self.trainer.device, self.processes.world):
                     self.trainer.step(batch, lr_scale(step / self.steps, train.decay_from))
                 step += 1
                 bar.advance()
-                last = step == self.steps or stopped() or time.monotonic() > deadline
+                last = step == self.steps or self.processes.any(stopped() or time.monotonic() > deadline)
                 save = last or step % train.checkpoint_every == 0
 
                 # a row in stats.jsonl, and a look at the numbers before they are saved
                 if save or step % train.log_every == 0:
                     rate = (step - logged_step) * train.batch / (time.monotonic() - logged_at)
                     seconds = seconds_before + time.monotonic() - started
-                    self._log(step, step - logged_step, rate, seconds, bar)
+                    terms = self.trainer.take_terms(step - logged_step)
+                    first(self._log, step, step - logged_step, terms, rate, seconds, bar)
                     logged_step, logged_at = step, time.monotonic()
 
                 # validation
-                if self.validator is not None and (step == self.steps or step % self.recipe.validation.every == 0):
-                    self._validate(self.validator, step, seconds_before + time.monotonic() - started)
+                every = self.recipe.validation.every
+                if every and (step == self.steps or step % every == 0):
+                    first(self._validate, step, seconds_before + time.monotonic() - started)
 
                 # sample sheet and curves
                 if last or step % train.sample_every == 0:
-                    self._draw(step)
+                    first(self._draw, step)
 
                 # checkpoint
                 if save:
-                    self._save(step, seconds_before + time.monotonic() - started)
+                    first(self._save, step, seconds_before + time.monotonic() - started)
                 if last:
                     break
-        if stopped():
+        if self.processes.any(stopped()):
             self.report.note(f"interrupted at step {step} of {self.steps}, all of it saved; spade train goes on")
             raise KeyboardInterrupt
         return step, seconds_before + time.monotonic() - started
 
-    def _log(self, step: int, steps: int, rate: float, seconds: float, bar: Task) -> None:
-        terms = self.trainer.take_terms(steps)
+    def _log(self, step: int, steps: int, terms: dict[str, float], rate: float, seconds: float, bar: Task) -> None:
         self._check(terms, step, steps)
         row: dict[str, float] = {
             "step": step,
@@ -144,8 +152,9 @@ class TrainLoop:
             self._tell(news_of_style(read_rows(run.sheets_path)))
         plot_losses(run.stats(), run.losses_path, read_rows(run.validation_path))
 
-    def _validate(self, validator: Validator, step: int, seconds: float) -> None:
-        found = validator.look(step, self.export.states(step))
+    def _validate(self, step: int, seconds: float) -> None:
+        assert self.validator is not None
+        found = self.validator.look(step, self.export.states(step))
         self.found = found.status
         self.report.note(found.line)
         if found.is_best:
@@ -164,7 +173,7 @@ class TrainLoop:
             self.run_folder.write(self.record.model_copy(update={"finished": True}))
 
     def _card(self, step: int, seconds: float) -> Card:
-        return run_card(self.recipe, self.record, step, seconds, self.trainer.device, len(self.indices))
+        return run_card(self.recipe, self.record, step, seconds, self.trainer, len(self.indices))
 
 
 def lr_scale(progress: float, decay_from: float) -> float:
@@ -208,7 +217,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
 def seconds_per_step(trainer: Trainer, dataset: TrainingSet, indices: Sequence[int], report: Report) -> float:
     """Time of a training step, after a warm-up of a tenth of the steps."""
     warm_up = TIMED_STEPS // 10
-    loader = _loader(dataset, indices, trainer.recipe, 0, TIMED_STEPS + warm_up, trainer.device)
+    loader = _loader(dataset, indices, trainer, 0, TIMED_STEPS + warm_up)
     started = 0.0
     with report.progress("timing", TIMED_STEPS + warm_up) as bar:
         for i, batch in enumerate(loader):
@@ -222,16 +231,18 @@ def seconds_per_step(trainer: Trainer, dataset: TrainingSet, indices: Sequence[i
 
 
 def _loader(
-    dataset: TrainingSet, indices: Sequence[int], recipe: Recipe, first_step: int, steps: int, device: torch.device
+    dataset: TrainingSet, indices: Sequence[int], trainer: Trainer, first_step: int, steps: int
 ) -> DataLoader[Batch]:
-    train = recipe.train
-    sampler = StepSampler(indices, train.batch, train.seed, first_step, steps)
-    workers = min(train.num_workers, _num_cores())
+    """This process's part of each step's batch."""
+    train, world = trainer.recipe.train, trainer.processes.world
+    share = partial(world.share, accumulate=train.accumulate)
+    sampler = StepSampler(indices, train.batch, train.seed, first_step, steps, share)
+    workers = min(train.num_workers, max(1, _num_cores() // world.local_size))
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=trainer.device.type == "cuda",
         prefetch_factor=4 if workers else None,
         worker_init_fn=_ignore_interrupt if workers else None,
     )
@@ -249,13 +260,16 @@ def _ignore_interrupt(worker: int) -> None:
 
 
 @contextmanager
-def _graceful_stop() -> Iterator[Callable[[], bool]]:
-    """While open, the first Ctrl-C or SIGTERM asks to stop after the present step; a second one stops at once."""
+def graceful_stop(repeated: bool = False) -> Iterator[Callable[[], bool]]:
+    """While open, the first Ctrl-C or SIGTERM asks to stop after the present step; a second one stops at once.
+
+    repeated: it does not, for torchrun sends on what the terminal has sent already, and ends all after 30 s.
+    """
     asked = False
 
     def ask(number: int, frame: object) -> None:
         nonlocal asked
-        if asked:
+        if asked and not repeated:
             raise KeyboardInterrupt
         asked = True
 
@@ -270,28 +284,15 @@ def _graceful_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(s, handler)
 
 
-@contextmanager
-def _memory_advice(recipe: Recipe) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as e:
-        batch = recipe.train.batch
-        raise UserError(
-            f"out of memory on the GPU at train.batch = {batch}, size {recipe.model.size[0]}x{recipe.model.size[1]}",
-            hint=f"--set train.batch={max(1, batch // 2)} halves it; --set train.precision=bf16 saves about a third",
-        ) from e
-
-
 def _tensorboard(run_dir: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run_dir / "tensorboard"))
 
 
-def run_card(
-    recipe: Recipe, record: RunRecord, step: int, seconds: float, device: torch.device, num_samples: int
-) -> Card:
+def run_card(recipe: Recipe, record: RunRecord, step: int, seconds: float, trainer: Trainer, num_samples: int) -> Card:
     """The card of the run's weights. Paths are cut to file names: they mean nothing elsewhere."""
+    device, processes = trainer.device, trainer.processes.world.size
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
     plain = recipe.model_dump(mode="json")
     for section, key in (("data", "photos"), ("data", "masks"), ("data", "instances"), ("data", "packed")):
@@ -317,6 +318,7 @@ def run_card(
             "images": step * recipe.train.batch,
             "seconds": round(seconds, 1),
             "hardware": hardware,
+            "processes": processes,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..backends.torch_backend import pick_device
 from ..core.errors import UserError
 from ..core.recipe import Recipe
 from ..core.report import Report, Silent
+from ..core.world import World, check_split
 from ..data.split import split_pairs
 from ..model import losses
 from ..model.encoder import reparameterize
 from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
 from ..model.semantic import SemanticMap
 from ..model.trainer import build_networks
+from .train_processes import describe_batch, process_device
 from .train_setup import (
     TrainOptions,
     check_tensorboard,
@@ -39,7 +40,7 @@ Setting = tuple[str, Any, str]
 
 @dataclass(frozen=True)
 class Memory:
-    """Estimated bytes of one training step on its device.
+    """Estimated bytes of one training step on the device of one process.
 
     weights: of all networks, the averages (EMA) and the perceptual network; gradients; optimizer: Adam's two
     moments; activations: what the forward pass keeps for the backward one, by plain convolutions.
@@ -53,14 +54,20 @@ class Memory:
     @property
     def total(self) -> int:
         """Sum of all parts; libraries and workspaces come on top."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.fixed + self.activations
+
+    @property
+    def fixed(self) -> int:
+        """What does not depend on the number of images."""
+        return self.weights + self.gradients + self.optimizer
 
 
 @dataclass(frozen=True)
 class TrainPlan:
     """A run as it would be. ``pairs``, ``steps`` and ``steps_per_epoch`` are None where they need data not there.
 
-    settings: (key, value, source) of every value; missing: what is wrong with the data, in one line, or "".
+    settings: (key, value, source) of every value; batch: how it is split over processes; missing: what is wrong
+    with the data, in one line, or "".
     validation: names of the pairs kept out for it; held_out: how many pairs nothing sees before the final score.
     notes: what --init carries over; warnings: what is wrong with the data, but no mistake.
     """
@@ -70,6 +77,7 @@ class TrainPlan:
     settings: tuple[Setting, ...]
     parameters: dict[str, int]
     memory: Memory
+    batch: str
     pairs: int | None
     steps: int | None
     steps_per_epoch: float | None
@@ -87,8 +95,10 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
     """
     resolved = resolve_recipe(options, report or Silent())
     recipe = resolved.recipe
+    world = World.from_environment()
+    check_split(recipe.train.batch, recipe.train.accumulate, world.size)
     run = run_folder(options, recipe)
-    pick_device(options.device)
+    process_device(options.device, world)
     if options.tensorboard:
         check_tensorboard()
     check_validation(recipe, options.device)
@@ -114,7 +124,8 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
         origin=resolved.origin,
         settings=tuple(resolved.settings()),
         parameters=count_parameters(recipe),
-        memory=estimate_memory(recipe),
+        memory=estimate_memory(recipe, world.size),
+        batch=describe_batch(recipe, world),
         pairs=pairs,
         steps=steps,
         steps_per_epoch=None if pairs is None else pairs / recipe.train.batch,
@@ -126,14 +137,14 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
     )
 
 
-def estimate_memory(recipe: Recipe) -> Memory:
-    """Memory of a step, from a forward pass of one batch that computes shapes only."""
+def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
+    """Memory of a step, from a forward pass of what a process takes at a time that computes shapes only."""
     with FakeTensorMode():
         generator, encoder, discriminator = build_networks(recipe)
         perceptual = _perceptual(recipe)
         generating = [m for m in (generator, encoder) if m is not None]
         fixed = [perceptual] if perceptual is not None else []
-        semantic, photo, eps = _shapes(recipe)
+        semantic, photo, eps = _shapes(recipe, max(1, recipe.train.batch // (processes * recipe.train.accumulate)))
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
         saved = _SavedBytes([*generating, discriminator, *fixed])
         with saved, autocast:
@@ -147,7 +158,8 @@ def estimate_memory(recipe: Recipe) -> Memory:
                 perceptual(fake, photo)
     trained = sum(map(_size, [*generating, discriminator]))
     held = trained + sum(map(_size, [*generating, *fixed]))
-    return Memory(weights=4 * held, gradients=4 * trained, optimizer=8 * trained, activations=saved.total)
+    value, activations = (8, 2 * saved.total) if recipe.train.precision == "fp64" else (4, saved.total)
+    return Memory(value * held, value * trained, 2 * value * trained, activations)
 
 
 class _SavedBytes(saved_tensors_hooks):
@@ -176,9 +188,9 @@ def _perceptual(recipe: Recipe) -> PerceptualLoss | None:
     return PerceptualLoss(network, nn.Sequential(*layers).state_dict())
 
 
-def _shapes(recipe: Recipe) -> tuple[SemanticMap, Tensor, Tensor]:
-    """Semantic map, photos and noise of one batch, without values."""
-    batch, (height, width), labels = recipe.train.batch, recipe.model.size, recipe.labels
+def _shapes(recipe: Recipe, batch: int) -> tuple[SemanticMap, Tensor, Tensor]:
+    """Semantic map, photos and noise of ``batch`` images, without values."""
+    (height, width), labels = recipe.model.size, recipe.labels
     channels = torch.empty(batch, height, width, dtype=torch.int64)
     edges = torch.empty(batch, height, width) if labels.instances else None
     photo = torch.empty(batch, 3, height, width)

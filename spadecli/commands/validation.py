@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 
 from ..core.cache import cache_dir
 from ..core.errors import UserError
+from ..core.labelspace import LabelSpace
 from ..core.recipe import Recipe
 from ..core.report import count
 from ..data.dataset import Fixed, TrainingSet
 from ..data.pixels import image_bytes
 from ..data.split import split_pairs
-from ..metrics.features import Extractor, open_extractor
+from ..metrics.confusion import agreement, confusion_matrix
+from ..metrics.extractors import Extractor, open_extractor
 from ..metrics.frechet import frechet_distance
+from ..metrics.segmentation import Segmenter, match_channels
+from ..metrics.segmenter import open_segmenter
 from ..model.ema import States, averaged_networks
 from ..model.generator import Generator
 from ..model.semantic import SemanticMap
@@ -65,24 +69,33 @@ class Validation:
         return distance + (f" mIoU {self.mean_iou:.1%}" if self.mean_iou is not None else "")
 
 
-class MaskAgreement(Protocol):
+class MaskAgreement:
     """How much of the masks a segmenter finds again in images of them; one object for one look."""
+
+    def __init__(self, segmenter: Segmenter, labels: LabelSpace) -> None:
+        self._segmenter, self._labels = segmenter, labels
+        self._channel_of = match_channels(segmenter, labels)
+        self._matrix = np.zeros((labels.num_classes, labels.num_classes + 1), np.int64)
 
     def add(self, images: NDArray[np.uint8], channels: NDArray[np.uint8]) -> None:
         """Compare images [N,H,W,3] with the class channels [N,H,W] that they were made from."""
+        predicted = self._channel_of[self._segmenter.predict(images)]
+        self._matrix += confusion_matrix(channels, predicted, self._labels.num_classes, self._labels.unknown_channel)
 
     def mean_iou(self) -> float:
-        """Mean intersection over union of everything added, 0..1, without the unknown class."""
+        """Mean intersection over union of everything added, 0..1, without the unknown class and classes not there."""
+        return agreement(self._matrix, self._labels.unknown_channel).mean_iou
 
 
 def open_agreement(recipe: Recipe, device: str) -> MaskAgreement | None:
-    """The measure of ``validation.segmenter``, or None where none is set. The one place where mIoU is wired."""
-    if not recipe.validation.segmenter:
+    """The measure of ``validation.segmenter``, or None where none is set.
+
+    Raises UserError where it does not open or predicts other classes.
+    """
+    source = recipe.validation.segmenter
+    if not source:
         return None
-    raise UserError(
-        f"validation.segmenter = {recipe.validation.segmenter!r}: this version cannot measure mIoU yet",
-        hint="leave it out; validation.extractor measures a Fréchet distance",
-    )
+    return MaskAgreement(open_segmenter(source, device=device, labels=recipe.labels), recipe.labels)
 
 
 def check_validation(recipe: Recipe, device: str) -> None:

@@ -9,10 +9,13 @@ class SpadeError(Exception):
     """A failure with a message for the user: one line, the problems behind it, one hint.
 
     ``message`` names the file and the value; ``problems`` lists every single mistake (all of them, not the
-    first); ``hint`` says what to do next.
+    first); ``hint`` says what to do next. ``common``: every process of a run raises it, so one of them tells.
+    ``secondary``: it follows from a failure elsewhere.
     """
 
     exit_code = 1
+    common = False
+    secondary = False
 
     def __init__(self, message: str, *, hint: str = "", problems: Sequence[str] = ()) -> None:
         super().__init__(message)

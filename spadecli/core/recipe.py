@@ -91,9 +91,15 @@ class TrainSection(_Section):
     convolutions ("plain"), once per distinct label neighbourhood ("fast"), or whichever is cheaper ("auto").
     ``recalibrate``: batches that the batch-norm statistics of exported weights are measured on; 0 exports the
     averages of training.
+
+    ``batch`` images make a step, over all processes together. ``accumulate`` goes through them in so many
+    micro-batches, for less memory: gradients and losses, which are means, stay those of the batch; the
+    statistics of batch norm are those of a micro-batch, and its running averages move that many times a step.
+    ``precision`` "fp64" is for verification.
     """
 
     batch: int = Field(32, ge=1)
+    accumulate: int = Field(1, ge=1)
     steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
     decay_from: float = Field(0.5, ge=0, le=1)
@@ -103,7 +109,7 @@ class TrainSection(_Section):
     beta2: float = Field(0.9, ge=0, lt=1)
     max_grad_norm: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     modulation: Literal["auto", "plain", "fast"] = "auto"
     seed: int = Field(0, ge=0, lt=2**63)
     num_workers: int = Field(2, ge=0, le=256)
@@ -117,7 +123,11 @@ class TrainSection(_Section):
     def _one_length(cls, tree: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
         def contradictions(t: dict[str, Any]) -> list[str]:
             one = (t.get("steps") is None) != (t.get("epochs") is None)
-            return [] if one else ["give either steps or epochs"]
+            problems = [] if one else ["give either steps or epochs"]
+            batch, parts = (t.get(key, cls.model_fields[key].default) for key in ("batch", "accumulate"))
+            if isinstance(batch, int) and isinstance(parts, int) and parts > 0 and batch % parts:
+                problems.append(f"accumulate = {parts} does not divide batch = {batch}")
+            return problems
 
         return check_all(cls, tree, check, contradictions)
 

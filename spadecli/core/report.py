@@ -56,3 +56,10 @@ class Silent:
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Task]:
         """Yield a task that shows nothing."""
         yield _NoTask()
+
+
+class Muted(Silent):
+    """For the processes of a run that leave talking to another one."""
+
+    def warn(self, text: str) -> None:
+        """Drop the warning."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,10 +82,19 @@ class StepSampler(Sampler[list[Key]]):
 
     Samples form one endless stream, epoch after epoch, each epoch in an order of its own; step k takes the
     k-th ``batch`` of them. So any step can be resumed at, and no sample of an epoch is dropped.
+    ``share`` picks a process's part of each step's keys.
     """
 
-    def __init__(self, indices: Sequence[int], batch: int, seed: int, first_step: int, steps: int) -> None:
-        self.indices = np.asarray(indices)
+    def __init__(
+        self,
+        indices: Sequence[int],
+        batch: int,
+        seed: int,
+        first_step: int,
+        steps: int,
+        share: Callable[[list[Key]], list[Key]] = list,
+    ) -> None:
+        self.indices, self.share = np.asarray(indices), share
         self.batch, self.seed, self.first_step, self.steps = batch, seed, first_step, steps
 
     def __len__(self) -> int:
@@ -101,4 +110,4 @@ class StepSampler(Sampler[list[Key]]):
                     orders = {e: o for e, o in orders.items() if e == epoch - 1}
                     orders[epoch] = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
                 keys.append((epoch, int(orders[epoch][place])))
-            yield keys
+            yield self.share(keys)

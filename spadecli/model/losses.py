@@ -14,14 +14,14 @@ Maps = list[list[Tensor]]  # per scale: four inner feature maps, then the patch 
 
 def hinge_discriminator(fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
     """mean(max(0, 1 + D(fake))) and mean(max(0, 1 - D(real))), each averaged over the scales."""
-    fake = torch.stack([F.relu(1 + maps[-1].float()).mean() for maps in fakes]).mean()
-    real = torch.stack([F.relu(1 - maps[-1].float()).mean() for maps in reals]).mean()
+    fake = torch.stack([F.relu(1 + wide(maps[-1])).mean() for maps in fakes]).mean()
+    real = torch.stack([F.relu(1 - wide(maps[-1])).mean() for maps in reals]).mean()
     return fake, real
 
 
 def hinge_generator(fakes: Maps) -> Tensor:
     """-mean(D(fake)), averaged over the scales."""
-    return -torch.stack([maps[-1].float().mean() for maps in fakes]).mean()
+    return -torch.stack([wide(maps[-1]).mean() for maps in fakes]).mean()
 
 
 def feature_matching(fakes: Maps, reals: Maps) -> Tensor:
@@ -58,5 +58,10 @@ class _L1(torch.autograd.Function):
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, exp(logvar)) || N(0, I)): summed over dimensions, mean over the samples [N,Z]."""
-    mu, logvar = mu.float(), logvar.float()
+    mu, logvar = wide(mu), wide(logvar)
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1).mean()
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in float32, or in float64 where it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -17,6 +17,7 @@ from .encoder import ImageEncoder, reparameterize
 from .generator import Generator
 from .init import initialize
 from .perceptual import PerceptualLoss, load_perceptual
+from .processes import Processes, unsynchronized
 from .semantic import SemanticMap
 
 TERMS = ("g_hinge", "feature_matching", "perceptual", "kl", "d_fake", "d_real", "g_norm", "d_norm", "skipped")
@@ -36,10 +37,15 @@ class Trainer:
     fakes, made and judged by the networks as they were before. In the published code the discriminator sees
     fakes of the generator one update later; the losses and their gradients are the same. Its spectral norms
     take one step of power iteration instead of two.
+
+    Several processes (see :meth:`distribute`) train as one with their batches put together: every loss is a mean,
+    gradients are means over all processes before they are checked, clipped and applied, so that weights, averages
+    and the vectors of spectral norm come out equal everywhere.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
+        self.dtype = torch.float64 if recipe.train.precision == "fp64" else torch.float32
         self.generator, self.encoder, self.discriminator = build_networks(recipe)
         self.perceptual: PerceptualLoss | None = None
         if recipe.loss.perceptual_network != "none" and recipe.loss.perceptual > 0:
@@ -49,10 +55,12 @@ class Trainer:
             initialize(network, recipe.train.seed + i)
         frozen = [self.perceptual] if self.perceptual is not None else []
         for module in (*self.networks().values(), *frozen):
-            module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer_g = self._adam(self._generating(), recipe.train.lr_g)
         self.optimizer_d = self._adam([self.discriminator], recipe.train.lr_d)
-        self.totals = torch.zeros(len(TERMS), device=device)
+        self.totals = torch.zeros(len(TERMS), dtype=self.dtype, device=device)
+        self.processes = Processes()
+        self._called = self.networks()
         self.restart_ema()
 
     def restart_ema(self) -> None:
@@ -60,23 +68,47 @@ class Trainer:
         averaged = {n: m for n, m in self.networks().items() if n != "discriminator"}
         self.ema = EMA(averaged, self.recipe.train.ema_decay)
 
+    def distribute(self, processes: Processes) -> None:
+        """Train together with other processes from now on, all from process 0's state."""
+        if processes.many:
+            state = processes.spread(self.state_dict() if processes.is_first else None)
+            if not processes.is_first:
+                self.load_state_dict(state)
+        self.processes = processes
+        self._called = {name: processes.parallel(network) for name, network in self.networks().items()}
+
     def step(self, batch: Mapping[str, Tensor], lr_scale: float) -> None:
-        """Train on one batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
+        """Train on this process's part of a batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
 
         Nothing here waits for the device; the terms of the losses add up in ``totals``.
         """
         for optimizer, lr in ((self.optimizer_g, self.recipe.train.lr_g), (self.optimizer_d, self.recipe.train.lr_d)):
             for group in optimizer.param_groups:
                 group["lr"] = lr * lr_scale
+        # the processes exchange gradients in the backward pass of the last micro-batch
+        parts = self.recipe.train.accumulate
+        terms = torch.zeros_like(self.totals[:-3])
+        for i in range(parts):
+            micro = {name: value.tensor_split(parts)[i] for name, value in batch.items()}
+            with unsynchronized(self._called, i < parts - 1):
+                terms += self._backward(micro, 1 / parts) / parts
+
+        d_norm, d_skipped = self._update(self.optimizer_d)
+        g_norm, g_skipped = self._update(self.optimizer_g)
+        self.ema.update()
+        self.totals += torch.cat([terms, torch.stack([g_norm, d_norm, g_skipped + d_skipped])])
+
+    def _backward(self, batch: Mapping[str, Tensor], scale: float) -> Tensor:
+        """Add the gradients of ``scale`` times a (micro-)batch's losses; returns the losses, the first of TERMS."""
         semantic, photo, eps = self._to_device(batch)
         weights = self.recipe.loss
 
         # one forward pass of everything
         with self._autocast():
             z, kl = self._latent(photo, eps)
-            fake = self.generator(semantic, z)
+            fake = self._called["generator"](semantic, z)
             image = fake.detach().requires_grad_()
-            fakes, reals = self.discriminator(semantic, image, photo)
+            fakes, reals = self._called["discriminator"](semantic, image, photo)
             hinge = losses.hinge_generator(fakes)
             matching = losses.feature_matching(fakes, reals)
             d_fake, d_real = losses.hinge_discriminator(fakes, reals)
@@ -84,32 +116,30 @@ class Trainer:
 
         # what the generator's losses say about the image
         judged = hinge + weights.feature_matching * matching
-        torch.autograd.backward(judged, inputs=[image], retain_graph=True)
+        torch.autograd.backward(scale * judged, inputs=[image], retain_graph=True)
         if self.perceptual is not None:
-            torch.autograd.backward(weights.perceptual * perceptual, inputs=[image])
+            torch.autograd.backward(scale * weights.perceptual * perceptual, inputs=[image])
 
         # discriminator
-        torch.autograd.backward(d_fake + d_real, inputs=list(self.discriminator.parameters()))
-        d_norm, d_skipped = self._update(self.optimizer_d)
+        torch.autograd.backward(scale * (d_fake + d_real), inputs=list(self.discriminator.parameters()))
 
         # generator and encoder
         del fakes, reals, judged
-        kl_loss = weights.kl * weights.kl_reference_batch * kl
+        kl_loss = scale * weights.kl * weights.kl_reference_batch * kl
         roots = [fake, kl_loss] if kl_loss.requires_grad else [fake]
         torch.autograd.backward(roots, [image.grad, None][: len(roots)])
-        g_norm, g_skipped = self._update(self.optimizer_g)
-
-        self.ema.update()
-        terms = (hinge, matching, perceptual, kl, d_fake, d_real, g_norm, d_norm, g_skipped + d_skipped)
-        self.totals += torch.stack([t.detach().float() for t in terms])
+        return torch.stack([t.detach().to(self.dtype) for t in (hinge, matching, perceptual, kl, d_fake, d_real)])
 
     def inputs(self, batch: Mapping[str, Tensor]) -> tuple[SemanticMap, Tensor, Tensor]:
         """Semantic map, photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
         return self._to_device(batch)
 
     def take_terms(self, steps: int) -> dict[str, float]:
-        """Means of the loss terms over the last ``steps`` steps (skipped: their sum); starts the sums anew."""
-        values = dict(zip(TERMS, self.totals.tolist(), strict=True))
+        """Means of the loss terms over the last ``steps`` steps (skipped: their sum); starts the sums anew.
+
+        They are those of the whole batch: every process calls this, and gets the same.
+        """
+        values = dict(zip(TERMS, self.processes.mean(self.totals).tolist(), strict=True))
         self.totals.zero_()
         return {name: value if name == "skipped" else value / steps for name, value in values.items()}
 
@@ -158,17 +188,17 @@ class Trainer:
 
     def _to_device(self, batch: Mapping[str, Tensor]) -> tuple[SemanticMap, Tensor, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        photo = (moved["photo"].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        photo = (moved["photo"].to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         labels, modulation = self.recipe.labels, self.recipe.train.modulation
         semantic = SemanticMap(moved["channels"].long(), moved.get("edges"), labels.num_classes, modulation)
-        return semantic, photo, moved["eps"]
+        return semantic, photo, moved["eps"].to(self.dtype)
 
     def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor]:
         """z of each sample, and the KL term."""
         zero = eps.new_zeros(())
         if self.encoder is not None:
-            mu, logvar = self.encoder(photo)
-            return reparameterize(mu.float(), logvar.float(), eps), losses.kl_divergence(mu, logvar)
+            mu, logvar = map(losses.wide, self._called["encoder"](photo))
+            return reparameterize(mu, logvar, eps), losses.kl_divergence(mu, logvar)
         return (eps if self.recipe.model.uses_z else None), zero
 
     def _update(self, optimizer: torch.optim.Adam) -> tuple[Tensor, Tensor]:
@@ -184,4 +214,4 @@ class Trainer:
         optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return torch.where(finite, norm, 0), (~finite).float()
+        return torch.where(finite, norm, 0).to(self.dtype), (~finite).to(self.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,10 +38,10 @@ def part_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def lock_file(path: Path, busy: Exception) -> Iterator[None]:
+def lock_file(path: Path, busy: Exception, patience: float = 0) -> Iterator[None]:
     """Hold a lock on ``path`` (made if need be); raises ``busy`` where another process holds it.
 
-    A kill releases it.
+    A kill releases it. ``patience``: seconds to wait for a process that is ending.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,15 @@ def lock_file(path: Path, busy: Exception) -> Iterator[None]:
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror})", hint="name another place for the output") from e
     with f:
-        lock(f.fileno(), busy)
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                lock(f.fileno(), busy)
+                break
+            except type(busy):
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.2)
         yield
 
 

@@ -82,16 +82,16 @@ class RunFolder:
         write_text(self._run_path, record.model_dump_json(indent=1))
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, patience: float = 0) -> Iterator[None]:
         """Keep other processes from training here, and clear away what a killed one left half-written.
 
-        Raises UserError where another process is at it.
+        Raises UserError where another process is at it, and still is after ``patience`` seconds.
         """
         busy = UserError(
             f"{self.path}: another spade train is working on this run",
             hint="wait for it, or train under another name: --set name=NEW",
         )
-        with lock_file(self.path / "lock", busy):
+        with lock_file(self.path / "lock", busy, patience):
             remove_parts(self.path)
             try:
                 yield

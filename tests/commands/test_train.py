@@ -68,8 +68,8 @@ def test_ctrl_c_saves_and_exits_130_and_the_bare_command_goes_on(tmp_path):
     first = [*command, str(recipe), "--device", "cpu", *(word for o in overrides for word in ("--set", o))]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(first, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
-    state = tmp_path / "runs" / "tiny" / "state.pt"
-    while not state.exists() and process.poll() is None:
+    begun = tmp_path / "runs" / "tiny" / "run.json"
+    while not begun.exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

@@ -11,10 +11,10 @@ from ...core.recipe import shipped_dir
 from ...core.report import Report
 from ...data.folder import Item
 from ...metrics.extractors import FeatureNetwork, SegmenterFeatures, open_extractor
-from ...metrics.segmentation import Segmenter
+from ...metrics.segmentation import Segmenter, match_channels
+from ...metrics.segmenter import open_segmenter
 from ...model.weights import read_card
 from ...store import h5
-from . import segmentation
 from .inception import find_inception
 from .masks import Masks, manifest_labels
 from .options import ScoreOptions, label_recipe
@@ -52,7 +52,7 @@ def choose_segmenter(
     segmenter = open_segmenter(str(shipped), options.device)
     labels = _label_space(options, weights) or segmenter.labels
     try:
-        segmentation.match_classes(segmenter, labels)
+        match_channels(segmenter, labels)
     except UserError:
         not_run[MIOU] = f"the shipped segmenter knows {segmenter.labels.name}, these masks are {labels.name}; {give}"
         return None, None
@@ -66,17 +66,6 @@ def _shipped(name: str) -> Path | None:
     except UserError:
         return None
     return path if path.is_file() else None
-
-
-def open_segmenter(
-    source: str, device: str, mapping: Path | None = None, labels: LabelSpace | None = None
-) -> Segmenter:
-    """A segmenter from weights, an ONNX file, a model folder or a folder of predicted label maps."""
-    import importlib
-
-    module = importlib.import_module("spadecli.metrics.segmenter")
-    segmenter: Segmenter = module.open_segmenter(source, device=device, mapping=mapping, labels=labels)
-    return segmenter
 
 
 def _label_space(options: ScoreOptions, weights: Path | None) -> LabelSpace | None:

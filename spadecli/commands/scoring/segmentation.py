@@ -27,7 +27,7 @@ from ...metrics.confusion import (
     image_mean_iou,
     intersection_and_union,
 )
-from ...metrics.segmentation import Segmenter
+from ...metrics.segmentation import Segmenter, match_channels
 from .masks import Masks
 from .presets import LABEL_RESIZE_WORDS, LabelResize
 from .protocol import SegmentationProtocol
@@ -123,7 +123,7 @@ def plan_segmentation(
     Raises UserError where renders have no mask, or the segmenter knows other classes than the masks have.
     """
     masks.require(p.key for p in renders)
-    channel_of = match_classes(segmenter, labels)
+    channel_of = match_channels(segmenter, labels)
     keys = {p.key for p in renders}
     ceiling = [p for p in photos if p.key in keys and p.key in masks.files]
     if hasattr(segmenter, "predict_named"):  # predictions of the renders alone
@@ -161,29 +161,6 @@ def _trust(segmenter: Segmenter) -> tuple[str, bool]:
         "beats both by 0.15 or more" if trusted else "does not beat both by 0.15: no ratio to the ceiling is quoted"
     )
     return f"mean IoU {real:.1%} on photographs it never saw ({beside or 'no baselines'}); {verdict}", trusted
-
-
-def match_classes(segmenter: Segmenter, labels: LabelSpace) -> NDArray[np.uint8]:
-    """Channels of the masks' label space uint8 [256] by the segmenter's channels; K where the masks lack the class.
-
-    Raises UserError that lists the classes that only one side has; the unknown class of either may be missing.
-    """
-    theirs = {c.name: i for i, c in enumerate(segmenter.labels.classes)}
-    ours = {c.name: i for i, c in enumerate(labels.classes)}
-    missing = [n for n in ours if n not in theirs and n != labels.unknown]
-    foreign = [n for n in theirs if n not in ours and n != segmenter.labels.unknown]
-    if missing or foreign:
-        problems = [f"{n}: in the masks, not in the segmenter" for n in missing]
-        problems += [f"{n}: in the segmenter, not in the masks" for n in foreign]
-        raise UserError(
-            f"{segmenter.name}: predicts other classes ({segmenter.labels.name}) than the masks have ({labels.name})",
-            problems=problems,
-            hint="give a segmenter of these classes with --segmenter, or map its classes with --mapping FILE",
-        )
-    table = np.full(256, labels.num_classes, np.uint8)
-    for name, channel in theirs.items():
-        table[channel] = ours.get(name, labels.num_classes)
-    return table
 
 
 def measure(plan: SegmentationPlan, batch: int, report: Report) -> tuple[Segmentation, Counted]:
