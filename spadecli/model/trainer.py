@@ -60,10 +60,11 @@ class Trainer:
         averaged = {n: m for n, m in self.networks().items() if n != "discriminator"}
         self.ema = EMA(averaged, self.recipe.train.ema_decay)
 
-    def step(self, batch: Mapping[str, Tensor], lr_scale: float) -> None:
+    def step(self, batch: Mapping[str, Any], lr_scale: float) -> None:
         """Train on one batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
 
-        Nothing here waits for the device; the terms of the losses add up in ``totals``.
+        The batch may hold its neighbourhoods as ``tables`` (see tables.py). Nothing here waits for the device;
+        the terms of the losses add up in ``totals``.
         """
         for optimizer, lr in ((self.optimizer_g, self.recipe.train.lr_g), (self.optimizer_d, self.recipe.train.lr_d)):
             for group in optimizer.param_groups:
@@ -156,11 +157,12 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16")
 
-    def _to_device(self, batch: Mapping[str, Tensor]) -> tuple[SemanticMap, Tensor, Tensor]:
+    def _to_device(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         photo = (moved["photo"].float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         channels, edges, num_classes = moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes
-        semantic = SemanticMap(channels, edges, num_classes, self.recipe.train.modulation, torch.channels_last)
+        found = moved["tables"].neighbourhoods() if "tables" in moved else None
+        semantic = SemanticMap(channels, edges, num_classes, self.recipe.train.modulation, torch.channels_last, found)
         return semantic, photo, moved["eps"]
 
     def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor]:
