@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..core.allocator import keep_freed_memory
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def train(
     if dry_run:
         _show_plan(plan_training(options, ui), ui)
         return
+    keep_freed_memory()
     result = train(options, ui)
     data = {
         "run": str(result.run_dir),
