@@ -51,6 +51,12 @@ def render(
         int | None, typer.Option(help="Threads that read, and threads that write.", show_default="the cores, up to 8")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Compute as the network was trained: slower, the same but for rounding.")
+    ] = False,
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="bf16: half precision, which changes pixels slightly.")
+    ] = "fp32",
     skip_bad: Annotated[
         bool,
         typer.Option(
@@ -92,6 +98,8 @@ def render(
         batch=batch,
         workers=workers,
         device=device,
+        plain=plain,
+        precision=precision,
         skip_bad=skip_bad,
         overwrite=overwrite,
         pixels_in_h5=h5,

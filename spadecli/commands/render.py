@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import open_backend
+from ..backends.base import Form
 from ..core.errors import PartialFailure, UserError
 from ..core.recipe import shipped_weights
 from ..core.report import Report, Silent, count
@@ -95,7 +96,8 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
     """Render every mask with the weights that the options name. See :func:`render_with`."""
     report = report or Silent()
     weights = options.weights or shipped_weights()
-    with open_backend(weights, options.device) as backend:
+    form: Form = "plain" if options.plain else "auto"
+    with open_backend(weights, options.device, form=form, precision=options.precision) as backend:
         report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
         return render_with(Source(backend, weights, file_sha256(weights)), options, report)
 

@@ -12,6 +12,7 @@ from spadecli.core.card import Card
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.labelspace import LabelSpace
 from spadecli.model.encoder import ImageEncoder
+from spadecli.model.fast.generator import FastGenerator
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
 from spadecli.model.weights import effective_state, load_weights, read_card, save_weights
@@ -172,13 +173,15 @@ def test_devices_are_checked(tmp_path):
         spadecli.open_backend(path, device="gpu")
 
 
-def test_too_little_device_memory_is_a_memory_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("form", ["plain", "fast"])
+def test_too_little_device_memory_is_a_memory_error(tmp_path, monkeypatch, form):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     arch = Architecture(**SMALL, latent="noise")
-    with spadecli.open_backend(torch_weights(tmp_path, arch, LABELS), device="cpu") as backend:
+    with spadecli.open_backend(torch_weights(tmp_path, arch, LABELS), device="cpu", form=form) as backend:
         monkeypatch.setattr(Generator, "forward", full)
+        monkeypatch.setattr(FastGenerator, "__call__", full)
         with pytest.raises(MemoryError, match="CUDA out of memory"):
             backend.run(some_labels(1), None, some_z(1))
 

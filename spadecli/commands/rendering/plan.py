@@ -18,7 +18,7 @@ from .options import RenderOptions, Source, check_options, options_row
 
 MAX_NAME_BYTES = 255 - len(".4194304.part")  # what file systems allow, less the ending of a file being written
 MAX_IMAGES = 10_000_000  # of one call
-OPTION_WORDS = ("backend", "size", "edges", "mask_format", "format", "quality")
+OPTION_WORDS = ("backend", "size", "edges", "mask_format", "format", "quality", "precision")
 
 
 @dataclass(frozen=True)
