@@ -280,6 +280,8 @@ extern "C" void spade_rows(const float* hidden, int64_t n3, const int32_t* windo
     }
 }
 
+constexpr int64_t PAD = 16;  // floats behind each row and each point: strides of 4 KiB would share cache sets
+
 // ---- feature maps ---------------------------------------------------------------------------------------------
 
 // leaky(x * scale + shift) of C channels; row holds all scales, then all shifts, of C_all channels
@@ -300,7 +302,7 @@ extern "C" void spade_shortcut(const float* x, int64_t N, int64_t h, int64_t w, 
     int64_t parts = std::min<int64_t>(pixels, threads * 8);
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> in(room * C), product(room * O);
+        std::vector<float> in(room * (C + PAD)), product(room * O);
         std::vector<int64_t> target(room * 4), source(room * 4);
 #pragma omp for schedule(dynamic)
         for (int64_t part = 0; part < parts; part++) {
@@ -316,14 +318,14 @@ extern "C" void spade_shortcut(const float* x, int64_t N, int64_t h, int64_t w, 
                         while (same < n_in && seen[same - first] != map[at]) same++;
                         if (same == n_in) {
                             seen[n_in - first] = map[at];
-                            modulate(x + i * C, rows + (int64_t)map[at] * 2 * C, C, C, 1.0f, &in[n_in++ * C]);
+                            modulate(x + i * C, rows + (int64_t)map[at] * 2 * C, C, C, 1.0f, &in[n_in++ * (C + PAD)]);
                         }
                         target[n_out] = n * H * W + at;
                         source[n_out++] = same;
                     }
                 if (n_in + 4 > room || i + 1 == end) {
                     for (int64_t j = 0; j < panels; j++)
-                        panel_product(in.data(), C, n_in, C, packed + j * C * P, &product[j * P], O,
+                        panel_product(in.data(), C + PAD, n_in, C, packed + j * C * P, &product[j * P], O,
                                       std::min<int64_t>(P, O - j * P));
                     for (int64_t k = 0; k < n_out; k++)
                         std::memcpy(out + target[k] * O, &product[source[k] * O], O * sizeof(float));
@@ -444,7 +446,7 @@ static void transform_input(const Conv& a, int64_t n, int64_t ty, int64_t c0, in
                      line + (x + 1) * CB);
     }
     for (int64_t tx = 0; tx < across; tx++) {
-        float* to = V + (first + tx) * a.C + c0;
+        float* to = V + (first + tx) * (a.C + PAD) + c0;
         over_channels(C, [&](int64_t c, auto one) {
             using T = decltype(one);
             T d[k], half[k * k], full[k];
@@ -454,7 +456,7 @@ static void transform_input(const Conv& a, int64_t n, int64_t ty, int64_t c0, in
             }
             for (int y = 0; y < k; y++) {
                 Filter<m>::input(half + y * k, 1, full, 1);
-                for (int x = 0; x < k; x++) store(to + (int64_t)(y * k + x) * tiles * a.C + c, full[x]);
+                for (int x = 0; x < k; x++) store(to + (y * k + x) * (tiles * (a.C + PAD) + PAD) + c, full[x]);
             }
         });
     }
@@ -468,12 +470,12 @@ static void transform_output(const Conv& a, int64_t n, int64_t ty, const float* 
     int64_t rh = H / a.residual_up, rw = W / a.residual_up;
     for (int64_t tx = 0; tx < across; tx++) {
         int64_t ny = std::min<int64_t>(m, H - ty * m), nx = std::min<int64_t>(m, W - tx * m);
-        const float* from = M + (first + tx) * a.O;
+        const float* from = M + (first + tx) * (a.O + PAD);
         over_channels(a.O, [&](int64_t c, auto one) {
             using T = decltype(one);
             T in[k], half[m * k], full[m];
             for (int x = 0; x < k; x++) {
-                for (int y = 0; y < k; y++) in[y] = load<T>(from + (int64_t)(y * k + x) * tiles * a.O + c);
+                for (int y = 0; y < k; y++) in[y] = load<T>(from + (y * k + x) * (tiles * (a.O + PAD) + PAD) + c);
                 Filter<m>::output(in, 1, half + x, k);
             }
             T bias = load<T>(a.bias + c);
@@ -493,11 +495,15 @@ static void transform_output(const Conv& a, int64_t n, int64_t ty, const float* 
     }
 }
 
+static int64_t tile_row_floats(int64_t W, int64_t C, int64_t O, int m) {
+    return (m + 2) * (m + 2) * ((W + m - 1) / m * (C + O + 2 * PAD) + 2 * PAD);
+}
+
 template <int m> static void conv(const Conv& a, float* scratch, int64_t room, int threads) {
     constexpr int k = m + 2, points = k * k;
     int64_t H = a.h * a.up, W = a.w * a.up, across = (W + m - 1) / m, down = (H + m - 1) / m;
     int64_t tile_rows = a.N * down, panels = (a.O + P - 1) / P, channel_blocks = (a.C + CB - 1) / CB;
-    int64_t at_once = std::max<int64_t>(1, room / (across * points * (a.C + a.O)));
+    int64_t at_once = std::max<int64_t>(1, room / tile_row_floats(W, a.C, a.O, m));
     int64_t chunks = (tile_rows + at_once - 1) / at_once;
 #pragma omp parallel num_threads(threads)
     {
@@ -505,7 +511,8 @@ template <int m> static void conv(const Conv& a, float* scratch, int64_t room, i
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
             int64_t begin = tile_rows * chunk / chunks, end = tile_rows * (chunk + 1) / chunks;
             int64_t tiles = (end - begin) * across;
-            float *V = scratch, *M = scratch + points * tiles * a.C;
+            int64_t v_stride = tiles * (a.C + PAD) + PAD, m_stride = tiles * (a.O + PAD) + PAD;
+            float *V = scratch, *M = scratch + points * v_stride;
 #pragma omp for collapse(2) schedule(dynamic)
             for (int64_t i = begin; i < end; i++)
                 for (int64_t b = 0; b < channel_blocks; b++)
@@ -514,8 +521,8 @@ template <int m> static void conv(const Conv& a, float* scratch, int64_t room, i
 #pragma omp for collapse(2) schedule(dynamic)
             for (int64_t p = 0; p < points; p++)
                 for (int64_t j = 0; j < panels; j++)
-                    panel_product(V + p * tiles * a.C, a.C, tiles, a.C, a.packed + (p * panels + j) * a.C * P,
-                                  M + p * tiles * a.O + j * P, a.O, std::min<int64_t>(P, a.O - j * P));
+                    panel_product(V + p * v_stride, a.C + PAD, tiles, a.C, a.packed + (p * panels + j) * a.C * P,
+                                  M + p * m_stride + j * P, a.O + PAD, std::min<int64_t>(P, a.O - j * P));
 #pragma omp for schedule(dynamic)
             for (int64_t i = begin; i < end; i++)
                 transform_output<m>(a, i / down, i % down, M, tiles, (i - begin) * across);
@@ -524,9 +531,7 @@ template <int m> static void conv(const Conv& a, float* scratch, int64_t room, i
 }
 
 // Floats of scratch with which a row of tiles fits.
-extern "C" int64_t spade_conv_scratch(int64_t W, int64_t C, int64_t O, int m) {
-    return (W + m - 1) / m * (m + 2) * (m + 2) * (C + O);
-}
+extern "C" int64_t spade_conv_scratch(int64_t W, int64_t C, int64_t O, int m) { return tile_row_floats(W, C, O, m); }
 
 // 3x3 convolution of leaky(up(x) * scale + shift), bias and residual added.
 extern "C" void spade_conv(const Conv* a, int m, float* scratch, int64_t room, int threads) {

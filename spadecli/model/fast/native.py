@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BUILDS = {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}  # by what torch finds of the machine, best first
-SCRATCH = 5 << 20  # floats that a convolution works in at a time, so that they stay in the cache
+SCRATCH = 1 << 21  # floats that a convolution works in at a time, so that they stay in the cache
 TABLE_SCRATCH = 1 << 23  # floats of products of one panel, at most
 FEW_WINDOWS = 0.7  # windows per window of windows up to which products per tap are cheaper
 
@@ -112,7 +112,7 @@ def table(
     panel_floats = taps * (n + 1) * packed.shape[2]
     scratch, at_once = None, 0
     if n < FEW_WINDOWS * len(windows) and panel_floats <= TABLE_SCRATCH:
-        at_once = min(len(packed), max(threads, SCRATCH // 4 // panel_floats))
+        at_once = min(len(packed), max(threads, SCRATCH // 2 // panel_floats))
         scratch = _scratch(at_once * panel_floats)
     _kernels().spade_rows(
         _at(activations), *_sizes(n), _at(windows), *_sizes(len(windows)), taps, *_sizes(hidden),
