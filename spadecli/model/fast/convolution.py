@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from ..generator import LEAK
 from . import native
-from .windows import Windows
 
 VALUES_AT_ONCE = 1 << 20  # of a feature map, modulated at a time: they stay in the cache
 WIDE = 1024 * 512  # channels in times out, past which Winograd's larger tiles would take too much memory
@@ -28,29 +27,58 @@ class How:
     use_kernels: bool
 
 
-class ModulatedConv:
-    """conv(leaky(up(x)·scale + shift)) + residual, 3x3."""
+class StartLinear:
+    """The linear layer from z to the first feature map, channels last."""
 
-    def __init__(self, conv: nn.Conv2d, how: How) -> None:
+    def __init__(self, linear: nn.Linear, grid: tuple[int, int], how: How) -> None:
+        self.grid, self.use_kernels = grid, how.use_kernels
+        cells = grid[0] * grid[1]
+        weight = linear.weight.detach().unflatten(0, (-1, cells)).transpose(0, 1).flatten(0, 1)
+        self.bias = linear.bias.detach().unflatten(0, (-1, cells)).T.flatten().to(how.device, copy=True)
+        self.weight = native.pack(weight.T) if self.use_kernels else weight.to(how.device).contiguous()
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """z [N,Z] -> [N,C,h,w] channels-last, in float32."""
+        if self.use_kernels:
+            x = native.linear(z, self.weight, self.bias)
+        else:
+            x = F.linear(z, self.weight, self.bias)
+        return x.view(len(z), *self.grid, -1).permute(0, 3, 1, 2)
+
+
+class ModulatedConv:
+    """conv(leaky(up(x)·scale + shift)) + residual, 3x3.
+
+    ``tiles``: by Winograd's filtering where there are kernels, for an eighth more to three times more memory.
+    """
+
+    def __init__(self, conv: nn.Conv2d, how: How, tiles: bool = True) -> None:
         weight = conv.weight.detach()
         bias = conv.bias.detach() if conv.bias is not None else weight.new_zeros(len(weight))
         self.bias = bias.to(how.device, how.dtype, copy=True)
-        self.is_native = how.use_kernels
-        if self.is_native:
+        self.use_kernels, self.tiles = how.use_kernels, tiles
+        if not self.use_kernels:
+            self.weight = _for_torch(weight, how)
+        elif tiles:
             # F(4x4,3x3) has four times the weights for a quarter of the products, F(2x2,3x3) 1.8 times for 0.44
             self.weight = native.pack_filter(weight, 4 if weight.shape[0] * weight.shape[1] <= WIDE else 2)
         else:
-            self.weight = _for_torch(weight, how)
+            self.weight = native.pack(weight.permute(2, 3, 1, 0).flatten(0, 2))
 
     def __call__(
-        self, x: Tensor, rows: Tensor, found: Windows, upsample: bool, residual: Tensor | None, reuse: bool = False
+        self, x: Tensor, rows: Tensor, row: Tensor, upsample: bool, residual: Tensor | None, reuse: bool = False
     ) -> Tensor:
-        """x [M·S,C,h,w] channels-last, rows [rows,2·C], residual [M·S,O,..], upsampled if smaller. ``reuse``: the
-        residual's memory may be written to."""
-        if self.is_native:
-            up = 2 if upsample else 1
-            return native.convolve(x, rows, found.row, up, LEAK, self.weight, self.bias, residual, reuse)
-        out = F.conv2d(modulate(x, rows, found, upsample, LEAK), self.weight, self.bias, padding=1)
+        """x [M·S,C,h,w] channels-last, rows [rows,2·C], row int32 [M,H,W] -> [M·S,O,H,W].
+
+        residual [M·S,O,..] is upsampled where it is smaller. ``reuse``: its memory may be written to.
+        """
+        if self.use_kernels and self.tiles:
+            return native.convolve(x, rows, row, 2 if upsample else 1, LEAK, self.weight, self.bias, residual, reuse)
+        x = modulate(x, rows, row, upsample, LEAK)
+        if self.use_kernels:
+            out = native.convolve_by_taps(x, self.weight, self.bias)
+        else:
+            out = F.conv2d(x, self.weight, self.bias, padding=1)
         if residual is None:
             return out
         if residual.shape != out.shape:
@@ -63,18 +91,18 @@ class ModulatedShortcut:
 
     def __init__(self, conv: nn.Conv2d, how: How) -> None:
         self.channels = conv.out_channels
-        self.is_native = how.use_kernels
+        self.use_kernels = how.use_kernels
         weight = conv.weight.detach()
-        if self.is_native:
+        if self.use_kernels:
             self.weight = native.pack(weight.flatten(1).T)
         else:
             self.weight = _for_torch(weight, how)
 
-    def __call__(self, x: Tensor, rows: Tensor, found: Windows, upsample: bool) -> Tensor:
-        """x [M·S,C,h,w] channels-last, rows [rows,2·C] -> [M·S,O,H,W]."""
-        if self.is_native:
-            return native.shortcut(x, rows, found.row, 2 if upsample else 1, self.weight, self.channels)
-        return F.conv2d(modulate(x, rows, found, upsample, 1.0), self.weight)
+    def __call__(self, x: Tensor, rows: Tensor, row: Tensor, upsample: bool) -> Tensor:
+        """x [M·S,C,h,w] channels-last, rows [rows,2·C], row int32 [M,H,W] -> [M·S,O,H,W]."""
+        if self.use_kernels:
+            return native.shortcut(x, rows, row, 2 if upsample else 1, self.weight, self.channels)
+        return F.conv2d(modulate(x, rows, row, upsample, 1.0), self.weight)
 
 
 class ImageConv:
@@ -84,15 +112,15 @@ class ImageConv:
         weight = conv.weight.detach()
         assert conv.bias is not None
         self.bias = conv.bias.detach().to(how.device, how.dtype, copy=True)
-        self.is_native = how.use_kernels
-        if self.is_native:
+        self.use_kernels = how.use_kernels
+        if self.use_kernels:
             self.weight = native.pack(weight.flatten(2).permute(1, 2, 0).flatten(1))
         else:
             self.weight = _for_torch(weight, how)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N,C,H,W] channels-last, whose memory may be written to -> [N,3,H,W]."""
-        if self.is_native:
+        if self.use_kernels:
             return native.image(x, LEAK, self.weight, self.bias)
         return F.conv2d(F.leaky_relu_(x, LEAK), self.weight, self.bias, padding=1)
 
@@ -101,12 +129,12 @@ def _for_torch(weight: Tensor, how: How) -> Tensor:
     return weight.to(how.device, how.dtype, memory_format=torch.channels_last, copy=True)
 
 
-def modulate(x: Tensor, rows: Tensor, found: Windows, upsample: bool, leak: float) -> Tensor:
+def modulate(x: Tensor, rows: Tensor, row: Tensor, upsample: bool, leak: float) -> Tensor:
     """leaky(up(x)·scale + shift), x [M·S,C,h,w] channels-last."""
-    channels, (masks, height, width) = x.shape[1], found.row.shape
+    channels, (masks, height, width) = x.shape[1], row.shape
     samples = x.shape[0] // masks
     scale, shift = (half.to(x.dtype).contiguous() for half in rows.chunk(2, 1))
-    flat = found.row.flatten()
+    flat = row.flatten()
     out = x.new_empty(x.shape[0], height, width, channels)
     band = max(1, VALUES_AT_ONCE // (width * channels * 2)) * 2
     for m in range(masks):

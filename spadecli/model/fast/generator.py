@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ..generator import Generator, SPADEBlock
 from ..norm import EPS, SPADE
 from . import native
-from .convolution import How, ImageConv, ModulatedConv, ModulatedShortcut
+from .convolution import How, ImageConv, ModulatedConv, ModulatedShortcut, StartLinear
 from .tables import ModulationTable
 from .windows import Ints, Windows, find_windows
 
@@ -27,22 +27,26 @@ def why_not_fast(generator: Generator) -> str:
 class FastBlock:
     """A residual block on channels-last maps: tables first, then feature maps."""
 
-    def __init__(self, block: SPADEBlock, num_classes: int, how: How) -> None:
+    def __init__(self, block: SPADEBlock, num_classes: int, how: How, tiles: bool) -> None:
         norms = {"0": block.norm_0, "1": block.norm_1, "s": block.norm_s}
         self.tables = {
             n: ModulationTable(norm, num_classes, how) for n, norm in norms.items() if isinstance(norm, SPADE)
         }
-        self.conv_0, self.conv_1 = ModulatedConv(block.conv_0, how), ModulatedConv(block.conv_1, how)
+        self.conv_0, self.conv_1 = ModulatedConv(block.conv_0, how, tiles), ModulatedConv(block.conv_1, how, tiles)
         self.conv_s = ModulatedShortcut(block.conv_s, how) if block.conv_s is not None else None
 
-    def __call__(self, x: Tensor, found: Windows, upsample: bool) -> Tensor:
-        """[M·S,fin,h,w] -> [M·S,fout,H,W], upsampled before where that is asked."""
+    def rows(self, found: Windows) -> dict[str, Tensor]:
+        """Scales and shifts of the block's SPADE layers, for the samples of these masks to share."""
+        return {name: table(found) for name, table in self.tables.items()}
+
+    def __call__(self, x: Tensor, rows: dict[str, Tensor], row: Tensor, upsample: bool) -> Tensor:
+        """[M·S,fin,h,w] -> [M·S,fout,H,W], upsampled before where that is asked; ``row`` int32 [M,H,W]."""
         normed, shortcut = self._normed(x, "0"), x
         if self.conv_s is not None:
-            shortcut = self.conv_s(normed, self.tables["s"](found), found, upsample)
-        x = self.conv_0(normed, self.tables["0"](found), found, upsample, None)
+            shortcut = self.conv_s(normed, rows["s"], row, upsample)
+        x = self.conv_0(normed, rows["0"], row, upsample, None)
         x = self._normed(x, "1")
-        return self.conv_1(x, self.tables["1"](found), found, False, shortcut, reuse=self.conv_s is not None)
+        return self.conv_1(x, rows["1"], row, False, shortcut, reuse=self.conv_s is not None)
 
     def _normed(self, x: Tensor, layer: str) -> Tensor:
         """Instance norm where it is not folded. Upsampling changes no mean and no variance: it may come after."""
@@ -68,11 +72,18 @@ class FastGenerator:
         self.arch, self.num_classes = generator.arch, num_classes
         self.upsample_before = list(generator.upsample_before)
         self.has_edges = generator.semantic_channels > num_classes
-        self.fc, self.conv_img = generator.fc.to(device), ImageConv(generator.conv_img, self.how)
+        self.fc: StartLinear | nn.Module
+        if isinstance(generator.fc, nn.Linear):
+            self.fc = StartLinear(generator.fc, self.arch.start_grid, self.how)
+        else:
+            self.fc = generator.fc.to(device)
+        generator.fc = nn.Identity()
+        self.conv_img = ImageConv(generator.conv_img, self.how)
         self.blocks = []
         for i, block in enumerate(generator.blocks):
             assert isinstance(block, SPADEBlock)
-            self.blocks.append(FastBlock(block, num_classes, self.how))
+            # tiles of the first, smallest map would save little time for the most memory
+            self.blocks.append(FastBlock(block, num_classes, self.how, tiles=i > 0))
             generator.blocks[i] = nn.Identity()
 
     def windows(self, codes: Ints) -> dict[tuple[int, int], Windows]:
@@ -99,7 +110,7 @@ class FastGenerator:
         if z is None:
             first: Tensor = self.fc(self._planes(codes, grid))
             return first
-        x: Tensor = self.fc(z).unflatten(1, (16 * self.arch.ngf, *self.arch.start_grid))
+        x: Tensor = self.fc(z)
         if grid != self.arch.start_grid:
             x = F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
         return x
@@ -114,11 +125,17 @@ class FastGenerator:
         starts on the network's stride. Pixels outside count as outside the map."""
         found = {size: windows.to(self.how.device) for size, windows in self.windows(codes).items()}
         x = x.to(self.how.dtype).contiguous(memory_format=torch.channels_last)
-        for block, upsample, size in zip(
-            self.blocks, self.upsample_before, self.sizes((codes.shape[1], codes.shape[2])), strict=True
-        ):
-            x = block(x, found[size], upsample)
-        return self.conv_img(x).tanh_()
+        sizes = self.sizes((codes.shape[1], codes.shape[2]))
+        for block, upsample, size in zip(self.blocks[:-1], self.upsample_before, sizes, strict=False):
+            x = block(x, block.rows(found[size]), found[size].row, upsample)
+        # the largest maps one by one: they take more memory than everything before
+        last, row = self.blocks[-1], found[sizes[-1]].row
+        rows, samples = last.rows(found[sizes[-1]]), len(x) // len(codes)
+        images = []
+        for n in range(len(x)):
+            mask = slice(n // samples, n // samples + 1)
+            images.append(self.conv_img(last(x[n : n + 1], rows, row[mask], self.upsample_before[-1])))
+        return torch.cat(images).tanh_()
 
     def _planes(self, codes: Ints, grid: tuple[int, int]) -> Tensor:
         step_y, step_x = codes.shape[1] // grid[0], codes.shape[2] // grid[1]

@@ -91,7 +91,11 @@ static void panel_product(const float* a, int64_t a_stride, int64_t rows, int64_
         int64_t first = rows * i / blocks, n = rows * (i + 1) / blocks - first;
         const float* p[MR];
         vec s[MR][NV] = {};
-        for (int64_t r = 0; r < n; r++) p[r] = a + (first + r) * a_stride;
+        for (int64_t r = 0; r < n; r++) {
+            p[r] = a + (first + r) * a_stride;
+            // rows are too short for the hardware to see the next ones coming
+            for (int64_t k = 0; k < K && i + 1 < blocks; k += 16) __builtin_prefetch(p[r] + n * a_stride + k);
+        }
         TABLE.of[n](p, K, panel, s);
         for (int64_t r = 0; r < n; r++) put(c + (first + r) * c_stride, s[r], columns);
     }
@@ -505,6 +509,8 @@ template <int m> static void conv(const Conv& a, float* scratch, int64_t room, i
     int64_t tile_rows = a.N * down, panels = (a.O + P - 1) / P, channel_blocks = (a.C + CB - 1) / CB;
     int64_t at_once = std::max<int64_t>(1, room / tile_row_floats(W, a.C, a.O, m));
     int64_t chunks = (tile_rows + at_once - 1) / at_once;
+    // a thread takes all panels of a point, whose tiles it has in its cache, where there are points enough
+    int64_t parts = std::min<int64_t>(panels, (threads * 8 + points - 1) / points);
 #pragma omp parallel num_threads(threads)
     {
         std::vector<float> lines(k * (across * m + 2) * CB);
@@ -520,9 +526,10 @@ template <int m> static void conv(const Conv& a, float* scratch, int64_t room, i
                                        (i - begin) * across, lines.data());
 #pragma omp for collapse(2) schedule(dynamic)
             for (int64_t p = 0; p < points; p++)
-                for (int64_t j = 0; j < panels; j++)
-                    panel_product(V + p * v_stride, a.C + PAD, tiles, a.C, a.packed + (p * panels + j) * a.C * P,
-                                  M + p * m_stride + j * P, a.O + PAD, std::min<int64_t>(P, a.O - j * P));
+                for (int64_t part = 0; part < parts; part++)
+                    for (int64_t j = panels * part / parts; j < panels * (part + 1) / parts; j++)
+                        panel_product(V + p * v_stride, a.C + PAD, tiles, a.C, a.packed + (p * panels + j) * a.C * P,
+                                      M + p * m_stride + j * P, a.O + PAD, std::min<int64_t>(P, a.O - j * P));
 #pragma omp for schedule(dynamic)
             for (int64_t i = begin; i < end; i++)
                 transform_output<m>(a, i / down, i % down, M, tiles, (i - begin) * across);

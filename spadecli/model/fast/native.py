@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 BUILDS = {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}  # by what torch finds of the machine, best first
 SCRATCH = 1 << 21  # floats that a convolution works in at a time, so that they stay in the cache
@@ -178,6 +179,32 @@ def convolve(
         bias.data_ptr(), outputs, residual.data_ptr() if residual is not None else None, residual_up, out.data_ptr(),
     )  # fmt: skip
     _kernels().spade_conv(ctypes.byref(conv), m, _at(_scratch(room)), *_sizes(room), torch.get_num_threads())
+    return out
+
+
+def linear(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
+    """x [N,K] times a packed matrix [K,O], plus bias: [N,O]."""
+    N, K = x.shape
+    rows, out = F.pad(x, (0, 0, 1, 0)), torch.empty(N, len(bias))
+    which = torch.arange(1, N + 1, dtype=torch.int32)
+    _kernels().spade_rows(
+        _at(rows), *_sizes(N), _at(which), *_sizes(N), 1, *_sizes(K), _at(packed), _at(bias), *_sizes(len(bias)),
+        _at(out), None, *_sizes(0), torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+def convolve_by_taps(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
+    """3x3 convolution of x [N,C,h,w] channels-last, weight [9·C,O] packed tap by tap: one product a pixel and tap."""
+    N, C, h, w = x.shape
+    pixels = F.pad(torch.arange(1, N * h * w + 1, dtype=torch.int32).view(N, h, w), (1, 1, 1, 1))
+    taps = torch.stack([pixels[:, y : y + h, x : x + w] for y in range(3) for x in range(3)], 3).contiguous()
+    values = F.pad(x.permute(0, 2, 3, 1).reshape(-1, C), (0, 0, 1, 0))
+    out = _feature_map(N, len(bias), h, w)
+    _kernels().spade_rows(
+        _at(values), *_sizes(N * h * w), _at(taps), *_sizes(N * h * w), 9, *_sizes(C), _at(packed), _at(bias),
+        *_sizes(len(bias)), _at(out), None, *_sizes(0), torch.get_num_threads(),
+    )  # fmt: skip
     return out
 
 

@@ -37,12 +37,12 @@ class ModulationTable:
         weight, bias = folded_modulation(layer)
         taps = weight.flatten(2).permute(2, 1, 0)  # [k², hidden, 2·C]
         self.bias_rows = bias.to(how.device, copy=True)
-        self.is_native = how.use_kernels
-        self.weight = native.pack(taps.flatten(0, 1)) if self.is_native else taps.contiguous().to(how.device)
+        self.use_kernels = how.use_kernels
+        self.weight = native.pack(taps.flatten(0, 1)) if self.use_kernels else taps.contiguous().to(how.device)
 
     def __call__(self, found: Windows) -> Tensor:
         """Scale, then shift, of each distinct window of windows: [rows, 2·C]."""
-        if self.is_native:
+        if self.use_kernels:
             return native.table(
                 found.codes, found.windows, self.planes, self.bias, self.has_edges, self.weight, self.bias_rows
             )
