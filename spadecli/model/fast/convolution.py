@@ -33,16 +33,14 @@ class StartLinear:
     def __init__(self, linear: nn.Linear, grid: tuple[int, int], how: How) -> None:
         self.grid, self.use_kernels = grid, how.use_kernels
         cells = grid[0] * grid[1]
-        weight = linear.weight.detach().unflatten(0, (-1, cells)).transpose(0, 1).flatten(0, 1)
-        self.bias = linear.bias.detach().unflatten(0, (-1, cells)).T.flatten().to(how.device, copy=True)
+        weight = linear.weight.detach().view(-1, cells, linear.in_features).transpose(0, 1).flatten(0, 1)
+        self.bias = linear.bias.detach().view(-1, cells).T.flatten().to(how.device, copy=True)
         self.weight = native.pack(weight.T) if self.use_kernels else weight.to(how.device).contiguous()
 
     def __call__(self, z: Tensor) -> Tensor:
         """z [N,Z] -> [N,C,h,w] channels-last, in float32."""
-        if self.use_kernels:
-            x = native.linear(z, self.weight, self.bias)
-        else:
-            x = F.linear(z, self.weight, self.bias)
+        linear = native.linear if self.use_kernels else F.linear
+        x = linear(z, self.weight, self.bias)
         return x.view(len(z), *self.grid, -1).permute(0, 3, 1, 2)
 
 
