@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,11 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
     report = report or Silent()
     weights = options.weights or shipped_weights()
     form: Form = "plain" if options.plain else "auto"
-    with open_backend(weights, options.device, form=form, precision=options.precision) as backend:
-        report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
-        return render_with(Source(backend, weights, file_sha256(weights)), options, report)
+    with ThreadPoolExecutor(1, "hash") as thread:
+        sha256 = thread.submit(file_sha256, weights)  # large files take as long to hash as to open
+        with open_backend(weights, options.device, form=form, precision=options.precision) as backend:
+            report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
+            return render_with(Source(backend, weights, sha256.result()), options, report)
 
 
 def render_with(source: Source, options: RenderOptions, report: Report) -> RenderResult:

@@ -210,6 +210,28 @@ def test_weights_round_trip_and_name_every_misfit(tmp_path):
     }
 
 
+def test_forms_agree_and_precision_does_not(tmp_path):
+    arch = Architecture(**SMALL, latent="noise")
+    path, labels, z = torch_weights(tmp_path, arch, LABELS), some_labels(2), some_z(4)
+    images = {}
+    for form, precision in [("plain", "fp32"), ("fast", "fp32"), ("auto", "fp32"), ("plain", "bf16"), ("auto", "bf16")]:
+        with spadecli.open_backend(path, "cpu", form=form, precision=precision) as backend:
+            images[form, precision] = backend.run(labels, None, z)
+    np.testing.assert_allclose(images["fast", "fp32"], images["plain", "fp32"], atol=5e-5)
+    np.testing.assert_array_equal(images["auto", "fp32"], images["fast", "fp32"])
+    for form in ("plain", "auto"):
+        difference = np.abs(images[form, "bf16"] - images["plain", "fp32"]).max()
+        assert 1e-5 < difference < 0.1
+
+
+def test_what_has_no_fast_form_is_plain_or_refused(tmp_path):
+    path = torch_weights(tmp_path, Architecture(**SMALL, latent="noise", conditioning="concat"), LABELS)
+    with spadecli.open_backend(path, "cpu") as backend:
+        assert backend.form == "plain"
+    with pytest.raises(UserError, match="no fast form for conditioning"):
+        spadecli.open_backend(path, "cpu", form="fast")
+
+
 @pytest.mark.gpu
 def test_cuda_agrees_with_the_cpu(tmp_path):
     path = torch_weights(tmp_path, Architecture(size=(64, 64), ngf=8, z_dim=5, hidden=16, latent="noise"), LABELS)

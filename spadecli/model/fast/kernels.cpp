@@ -352,9 +352,9 @@ template <> struct Filter<2> {
         o[0] = i[0] + i[s] + i[2 * s];
         o[t] = i[s] - i[2 * s] - i[3 * s];
     }
-    static void weight(const double* g, int s, double* o, int t) {
-        double a = g[0], b = g[s], c = g[2 * s];
-        o[0] = a, o[t] = (a + b + c) / 2, o[2 * t] = (a - b + c) / 2, o[3 * t] = c;
+    template <class T> static void weight(const T* g, int s, T* o, int t) {
+        T a = g[0], b = g[s], c = g[2 * s];
+        o[0] = a, o[t] = (a + b + c) * 0.5, o[2 * t] = (a - b + c) * 0.5, o[3 * t] = c;
     }
 };
 constexpr double R2 = 1.41421356237309504880;
@@ -377,33 +377,44 @@ template <> struct Filter<4> {
         o[2 * t] = 0.5f * near + 2.0f * far;
         o[3 * t] = q3 * dnear + r3 * dfar + i[5 * s];
     }
-    static void weight(const double* g, int s, double* o, int t) {
-        double a = g[0], b = g[s], c = g[2 * s];
+    template <class T> static void weight(const T* g, int s, T* o, int t) {
+        T a = g[0], b = g[s], c = g[2 * s];
         o[0] = a;
         // 1 / prod(p - q) over the other finite points: 2p²(p²-2) = -3/2 at ±1/√2, 2p²(p²-1/2) = 6 at ±√2
-        o[t] = -(a + R2 / 2 * b + c / 2) * 2 / 3, o[2 * t] = -(a - R2 / 2 * b + c / 2) * 2 / 3;
-        o[3 * t] = (a + R2 * b + 2 * c) / 6, o[4 * t] = (a - R2 * b + 2 * c) / 6;
+        T near = (a + c * 0.5) * (-2 / 3.0), odd_near = b * (-R2 / 3), far = (a + c * 2.0) * (1 / 6.0);
+        T odd_far = b * (R2 / 6);
+        o[t] = near + odd_near, o[2 * t] = near - odd_near;
+        o[3 * t] = far + odd_far, o[4 * t] = far - odd_far;
         o[5 * t] = c;
     }
 };
 
+typedef double wide __attribute__((vector_size(VL * 4)));  // weights are transformed in float64
+
 template <int m>
 static void filter_weight(const float* weight, int64_t O, int64_t C, float* packed, int threads) {
-    constexpr int n = m + 2, points = n * n;
-    int64_t panels = (O + P - 1) / P;
+    constexpr int n = m + 2, points = n * n, lanes = VL / 2;
+    constexpr int64_t block = 16;  // input channels read at a time, one after the other in memory
+    int64_t panels = (O + P - 1) / P, blocks = (C + block - 1) / block;
 #pragma omp parallel for collapse(2) num_threads(threads)
     for (int64_t j = 0; j < panels; j++)
-        for (int64_t c = 0; c < C; c++)
-            for (int64_t i = 0; i < P; i++) {
-                double g[9], half[n * 3], u[points] = {};
-                int64_t o = j * P + i;
-                if (o < O) {
-                    for (int t = 0; t < 9; t++) g[t] = weight[(o * C + c) * 9 + t];
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t first = b * block, some = std::min(block, C - first);
+            float read[P][block * 9] = {};
+            for (int64_t i = 0; i < std::min<int64_t>(P, O - j * P); i++)
+                std::memcpy(read[i], weight + ((j * P + i) * C + first) * 9, some * 9 * sizeof(float));
+            for (int64_t c = 0; c < some; c++)
+                for (int64_t i = 0; i < P; i += lanes) {
+                    wide g[9], half[n * 3], u[points];
+                    for (int t = 0; t < 9; t++)
+                        for (int l = 0; l < lanes; l++) g[t][l] = read[i + l][c * 9 + t];
                     for (int x = 0; x < 3; x++) Filter<m>::weight(g + x, 3, half + x, 3);
                     for (int y = 0; y < n; y++) Filter<m>::weight(half + y * 3, 1, u + y * n, 1);
+                    for (int p = 0; p < points; p++)
+                        for (int l = 0; l < lanes; l++)
+                            packed[((p * panels + j) * C + first + c) * P + i + l] = (float)u[p][l];
                 }
-                for (int p = 0; p < points; p++) packed[((p * panels + j) * C + c) * P + i] = u[p];
-            }
+        }
 }
 
 // weight [O,C,3,3] -> panels [(m+2)², ceil(O/P), C, P]
