@@ -63,7 +63,9 @@ def spade(venv: Path, folder: Path, *args: str) -> str:
 @pytest.mark.slow
 def test_the_wheel_holds_code_recipes_weights_and_templates(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    code = {str(p.relative_to(ROOT)) for p in ROOT.glob("spadecli/**/*") if p.suffix in {".py", ".jinja", ".typed"}}
+    code = {
+        str(p.relative_to(ROOT)) for p in ROOT.glob("spadecli/**/*") if p.suffix in {".py", ".jinja", ".typed", ".cpp"}
+    }
     shipped = {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in ROOT.glob("recipes/*.toml")}
     shipped |= {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in ROOT.glob("weights/*.safetensors")}
     assert code | shipped <= held
