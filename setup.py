@@ -1,12 +1,23 @@
-"""Build hook: a wheel carries the clone's ``recipes/`` and ``weights/`` as ``spadecli/shipped/``."""
+"""Build hooks: a wheel carries ``recipes/`` and ``weights/`` as ``spadecli/shipped/``, and kernels are compiled.
 
+The kernels are optional: without a compiler the installation goes on without them, and spade computes with torch.
+"""
+
+import platform
 import shutil
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 SHIPPED = {"recipes": "*.toml", "weights": "*.safetensors"}
+# name of a build -> instruction set; native.py loads the best that the machine it runs on has
+BUILDS = {"base": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    BUILDS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
+# compiled for OpenMP, but linked without its library: the threads are those of the torch that loads the kernels
+OPENMP = ["-Xpreprocessor", "-fopenmp"] if sys.platform == "darwin" else ["-fopenmp"]
 
 
 class BuildWithShipped(build_py):
@@ -25,4 +36,19 @@ class BuildWithShipped(build_py):
                 shutil.copy2(file, target)
 
 
-setup(cmdclass={"build_py": BuildWithShipped})
+def kernels() -> list[Extension]:
+    """One library for each instruction set, all from the same source."""
+    if sys.platform == "win32":  # not tried there
+        return []
+    return [
+        Extension(
+            f"spadecli.model.fast._kernels_{name}",
+            ["spadecli/model/fast/kernels.cpp"],
+            extra_compile_args=["-O3", "-g0", "-std=c++17", *OPENMP, *flags],
+            optional=True,
+        )
+        for name, flags in BUILDS.items()
+    ]
+
+
+setup(cmdclass={"build_py": BuildWithShipped}, ext_modules=kernels())

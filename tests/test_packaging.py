@@ -30,7 +30,7 @@ def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("build")
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / "clone" / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, folder / "clone" / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         else:
             shutil.copy2(ROOT / name, folder / "clone" / name)
     archive = build(folder / "clone", "sdist", folder)
@@ -63,11 +63,14 @@ def spade(venv: Path, folder: Path, *args: str) -> str:
 @pytest.mark.slow
 def test_the_wheel_holds_code_recipes_weights_and_templates(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    code = {str(p.relative_to(ROOT)) for p in ROOT.glob("spadecli/**/*") if p.suffix in {".py", ".jinja", ".typed"}}
+    code = {
+        str(p.relative_to(ROOT)) for p in ROOT.glob("spadecli/**/*") if p.suffix in {".py", ".jinja", ".typed", ".cpp"}
+    }
     shipped = {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in ROOT.glob("recipes/*.toml")}
     shipped |= {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in ROOT.glob("weights/*.safetensors")}
     assert code | shipped <= held
-    others = {n for n in held - code - shipped if ".dist-info/" not in n}
+    kernels = {n for n in held if re.fullmatch(r"spadecli/model/fast/_kernels_\w+\.[^/]*(so|pyd)", n)}
+    others = {n for n in held - code - shipped - kernels if ".dist-info/" not in n}
     assert others == set(), "the wheel holds files that are not the project's"
     assert any(n.endswith(".dist-info/licenses/LICENSE") for n in held)
 
@@ -80,6 +83,33 @@ def test_an_installed_spade_finds_its_recipes_outside_the_clone(installed, tmp_p
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
     assert Path(found[0]).is_relative_to(installed)
     assert found[1:] == sorted(p.stem for p in ROOT.glob("recipes/*.toml"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="no compiler")
+def test_an_installed_spade_has_the_kernels_for_this_machine(installed, tmp_path):
+    code = "import spadecli.model.fast.native as n; print(n.__file__, n.build())"
+    command = [installed / "bin" / "python", "-c", code]
+    file, build = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    assert Path(file).is_relative_to(installed)
+    assert build in {"v4", "v3", "base"}
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_build_goes_on_without_kernels(tmp_path):
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.so")
+            shutil.copytree(ROOT / name, tmp_path / "clone" / name, ignore=ignored)
+        else:
+            shutil.copy2(ROOT / name, tmp_path / "clone" / name)
+    code = f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))"
+    env = {**os.environ, "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, cwd=tmp_path / "clone", capture_output=True, text=True, check=True, env=env)
+    held = zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]).namelist()
+    assert "spadecli/model/fast/native.py" in held
+    assert not any("_kernels_" in name for name in held)
 
 
 @pytest.mark.slow
@@ -102,4 +132,13 @@ def test_constraints_pin_every_dependency_exactly():
 
 def test_make_lists_its_targets():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"^make ([a-z-]+)", shown, re.M) == ["help", "setup", "demo", "test", "test-gpu", "lint", "clean"]
+    assert re.findall(r"^make ([a-z-]+)", shown, re.M) == [
+        "help",
+        "setup",
+        "demo",
+        "test",
+        "test-gpu",
+        "lint",
+        "bench",
+        "clean",
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ from ..core.errors import UserError
 
 # suffix -> module that has open(path, device) -> Backend; loaded when first used
 REGISTRY = {".safetensors": "torch_backend", ".onnx": "onnx_backend", ".engine": "tensorrt_backend"}
+CHOOSING = {".safetensors"}  # kinds of weights whose form and precision are chosen when they are opened
+
+Form = Literal["auto", "fast", "plain"]
+Precision = Literal["fp32", "bf16"]
 
 
 @runtime_checkable
@@ -60,10 +64,15 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-def open_backend(path: str | Path, device: str = "auto") -> Backend:
+def open_backend(
+    path: str | Path, device: str = "auto", *, form: Form = "auto", precision: Precision = "fp32"
+) -> Backend:
     """Open weights with the backend that their suffix names.
 
     device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
+    form: how the generator is computed. "plain": by the convolutions that were trained. "fast": the same function,
+        re-formulated for inference. "auto": fast on a CPU where the network has a fast form, else plain.
+    precision: "bf16" computes in half precision, which changes pixels.
     Raises UserError where the file is missing or of an unknown kind, BackendUnavailable where the device or
     package is missing.
     """
@@ -75,7 +84,13 @@ def open_backend(path: str | Path, device: str = "auto") -> Backend:
     if path.suffix not in REGISTRY:
         raise UserError(f"{path}: unknown kind of weights; expected {', '.join(REGISTRY)}")
     module = importlib.import_module(f"{__package__}.{REGISTRY[path.suffix]}")
-    backend: Backend = module.open_file(path, device)
+    chosen = {} if (form, precision) == ("auto", "fp32") else {"form": form, "precision": precision}
+    if chosen and path.suffix not in CHOOSING:
+        raise UserError(
+            f"{path}: form {form}, precision {precision}: fixed in files of this kind",
+            hint=f"leave --plain and --precision out, or open {' or '.join(sorted(CHOOSING))} weights",
+        )
+    backend: Backend = module.open_file(path, device, **chosen)
     return backend
 
 

@@ -9,13 +9,16 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..core.card import Card
 from ..core.errors import BackendUnavailable, UserError
+from ..model.fast.generator import FastGenerator, why_not_fast
+from ..model.fast.windows import map_codes
 from ..model.generator import Generator
 from ..model.semantic import SemanticMap
 from ..model.weights import load_weights
-from .base import check_photos, check_run
+from .base import Form, Precision, check_photos, check_run
 
 
 def pick_device(device: str) -> torch.device:
@@ -37,19 +40,28 @@ def pick_device(device: str) -> torch.device:
 
 
 class TorchBackend:
-    """See :class:`spadecli.backends.base.Backend`. Float32 on any device."""
+    """See :class:`spadecli.backends.base.Backend`, and :func:`spadecli.backends.base.open_backend` for the options.
+
+    The fast form takes the masks of a batch one by one: an image is the same to the last bit in any batch.
+    """
 
     name = "torch"
     fixed_size: tuple[int, int] | None = None
 
-    def __init__(self, path: Path, device: str = "auto") -> None:
+    def __init__(self, path: Path, device: str = "auto", form: Form = "auto", precision: Precision = "fp32") -> None:
         self._device = pick_device(device)
         self.device = str(self._device)
         self.card: Card
         self.card, generator, encoder = load_weights(path)
-        self._generator: Generator | None = generator.to(self._device)
+        self.form, self.precision = _pick_form(form, self._device, generator, self.card), precision
+        self._generator: Generator | FastGenerator | None
+        if self.form == "fast":
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            self._generator = FastGenerator(generator, self.card.labels.num_classes, self._device, dtype)
+        else:
+            self._generator = generator.to(self._device)
         self._encoder = encoder.to(self._device) if encoder is not None else None
-        self._channel_of = torch.from_numpy(self.card.labels.code_to_channel.astype(np.int64)).to(self._device)
+        self._channel_of = self.card.labels.code_to_channel.astype(np.int32)
 
     @torch.inference_mode()
     def run(
@@ -59,16 +71,36 @@ class TorchBackend:
         if self._generator is None:
             raise self._closed()
         check_run(self.card, labels, edges, z)
-        channels = self._channel_of[torch.from_numpy(labels).to(self._device).long()]
-        planes = None
+        channels = self._channel_of[labels]
         if self.card.labels.instances:
-            planes = torch.from_numpy(np.zeros_like(labels) if edges is None else edges).to(self._device)
-        semantic = SemanticMap(channels, planes, self.card.labels.num_classes)
+            edges = np.zeros_like(labels) if edges is None else edges
         latent = torch.from_numpy(z).to(self._device) if z is not None and self.card.architecture.uses_z else None
         try:
-            images: NDArray[np.float32] = self._generator(semantic, latent).contiguous().cpu().numpy()
+            if isinstance(self._generator, FastGenerator):
+                images = self._run_fast(self._generator, channels, edges, latent)
+            else:
+                images = self._run_plain(self._generator, channels, edges, latent)
+            out: NDArray[np.float32] = images.float().contiguous().cpu().numpy()
         except torch.OutOfMemoryError as e:
             raise MemoryError(str(e)) from e
+        return out
+
+    def _run_fast(
+        self, generator: FastGenerator, channels: NDArray[np.int32], edges: NDArray[np.uint8] | None, z: Tensor | None
+    ) -> Tensor:
+        codes = map_codes(channels, edges)
+        if z is None:
+            return torch.cat([generator(one[None]) for one in codes])
+        return torch.cat([generator(one[None], zs) for one, zs in zip(codes, z.chunk(len(codes)), strict=True)])
+
+    def _run_plain(
+        self, generator: Generator, channels: NDArray[np.int32], edges: NDArray[np.uint8] | None, z: Tensor | None
+    ) -> Tensor:
+        planes = torch.from_numpy(edges).to(self._device) if edges is not None else None
+        on_device = torch.from_numpy(channels).to(self._device).long()
+        semantic = SemanticMap(on_device, planes, self.card.labels.num_classes)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            images: Tensor = generator(semantic, z)
         return images
 
     @torch.inference_mode()
@@ -103,6 +135,16 @@ class TorchBackend:
         self.close()
 
 
-def open_file(path: Path, device: str) -> TorchBackend:
+def open_file(path: Path, device: str, form: Form = "auto", precision: Precision = "fp32") -> TorchBackend:
     """Open a .safetensors weights file."""
-    return TorchBackend(path, device)
+    return TorchBackend(path, device, form, precision)
+
+
+def _pick_form(form: Form, device: torch.device, generator: Generator, card: Card) -> Form:
+    """Fast by itself on the CPU alone: on CUDA it is not measured yet."""
+    reason = why_not_fast(generator)
+    if form == "auto":
+        return "fast" if device.type == "cpu" and not reason else "plain"
+    if form == "fast" and reason:
+        raise UserError(f"weights {card.name!r}: no fast form for {reason}", hint="leave the form to auto, or plain")
+    return form

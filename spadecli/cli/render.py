@@ -55,6 +55,12 @@ def render(
         Literal["off", "auto"],
         typer.Option(help="auto: build a TensorRT engine (fp16) for this GPU when first needed, and keep it."),
     ] = "off",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Compute as the network was trained: slower, the same but for rounding.")
+    ] = False,
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="bf16: half precision, which changes pixels slightly.")
+    ] = "fp32",
     skip_bad: Annotated[
         bool,
         typer.Option(
@@ -96,6 +102,8 @@ def render(
         batch=batch,
         workers=workers,
         device=device,
+        plain=plain,
+        precision=precision,
         skip_bad=skip_bad,
         overwrite=overwrite,
         pixels_in_h5=h5,

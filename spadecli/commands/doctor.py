@@ -62,6 +62,7 @@ def _torch_findings() -> list[Finding]:
             f"torch uses {torch.get_num_threads()} threads",
         ),
     ]
+    findings.append(_kernels())
     for i in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(i)
         found = f"{p.name}, {p.total_memory / 2**30:.0f} GiB, compute capability {p.major}.{p.minor}"
@@ -72,6 +73,19 @@ def _torch_findings() -> list[Finding]:
         )
         findings.append(Finding("cuda", "no device", f"needs {hint}"))
     return findings
+
+
+def _kernels() -> Finding:
+    from ..model.fast import native
+
+    names = {"v4": "AVX-512", "v3": "AVX2", "base": "basic instructions"}
+    if (build := native.build()) in names:
+        return Finding("kernels", f"compiled, for {names[build]}")
+    return Finding(
+        "kernels",
+        "none (rendering on the CPU is two to three times slower without)",
+        "install a C++ compiler (g++ or clang), then install spade again",
+    )
 
 
 def _package(name: str, use: str, install: str) -> Finding:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..backends import open_backend
+from ..backends.base import Form
 from ..core.errors import PartialFailure, UserError
 from ..core.recipe import shipped_weights
 from ..core.report import Report, Silent, count
@@ -100,10 +102,13 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
         from .rendering.engine import cached_engine
 
         weights = cached_engine(weights, options.size, options.device, report)
-    with open_backend(weights, options.device) as backend:
-        report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
-        sha256 = getattr(backend, "weights_sha256", "") or file_sha256(weights)  # an artifact tells its weights'
-        return render_with(Source(backend, weights, sha256), options, report)
+    form: Form = "plain" if options.plain else "auto"
+    with ThreadPoolExecutor(1, "hash") as thread:
+        file_hash = thread.submit(file_sha256, weights)  # large files take as long to hash as to open
+        with open_backend(weights, options.device, form=form, precision=options.precision) as backend:
+            report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
+            sha256 = getattr(backend, "weights_sha256", "") or file_hash.result()  # an artifact tells its weights'
+            return render_with(Source(backend, weights, sha256), options, report)
 
 
 def render_with(source: Source, options: RenderOptions, report: Report, styles: tuple[Style, ...] = ()) -> RenderResult:

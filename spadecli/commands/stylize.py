@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import open_backend
+from ..backends.base import Form
 from ..core.errors import UserError
 from ..core.recipe import shipped_weights
 from ..core.report import Report, Silent, count
@@ -102,7 +103,8 @@ def stylize(options: StylizeOptions, report: Report | None = None) -> StylizeRes
     _check(options)
     weights = options.render.weights or shipped_weights()
     refs = options.refs or (() if options.mixes else (default_reference(),))
-    with open_backend(weights, options.render.device) as backend:
+    form: Form = "plain" if options.render.plain else "auto"
+    with open_backend(weights, options.render.device, form=form, precision=options.render.precision) as backend:
         source = Source(backend, weights, file_sha256(weights))
         report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
         references = unique(resolve(refs, source.sha256))

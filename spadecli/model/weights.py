@@ -84,19 +84,20 @@ def load_weights(path: Path) -> tuple[Card, Generator, ImageEncoder | None]:
 
     Raises UserError that lists every missing, left-over or misshapen tensor.
     """
-    from safetensors.torch import load_file
+    import torch
 
     from .encoder import ImageEncoder
     from .generator import Generator
 
     card = read_card(path)
-    tensors = load_file(path)
+    tensors = _read_tensors(path)
     arch = card.architecture
-    generator = Generator(arch, card.labels.semantic_channels, spectral=False)
-    encoder = ImageEncoder(arch, spectral=False) if arch.has_encoder else None
-    problems = load_effective(generator, _part(tensors, "generator"), "generator.")
+    with torch.device("meta"):  # no random numbers to be overwritten
+        generator = Generator(arch, card.labels.semantic_channels, spectral=False)
+        encoder = ImageEncoder(arch, spectral=False) if arch.has_encoder else None
+    problems = load_effective(generator, _part(tensors, "generator"), "generator.", assign=True)
     if encoder is not None:
-        problems += load_effective(encoder, _part(tensors, "encoder"), "encoder.")
+        problems += load_effective(encoder, _part(tensors, "encoder"), "encoder.", assign=True)
     if problems:
         raise UserError(f"{path}: the tensors do not fit the card", problems=problems)
     return card, generator.eval(), encoder.eval() if encoder is not None else None
@@ -123,13 +124,18 @@ def effective_state(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def load_effective(module: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> list[str]:
+def load_effective(module: nn.Module, state: Mapping[str, Tensor], prefix: str = "", assign: bool = False) -> list[str]:
     """Load effective weights in float32; returns the problems instead of raising.
+
+    assign: the module takes the tensors themselves where they are float32; it may be on the meta device.
 
     Into a spectrally normalized module too. There u and v are found anew, and v is scaled to a sigma of 1, so that the
     module computes with these very weights; the first step of training makes sigma the weight's own again (close
     to 1 for weights that were normalized to it, a little less for averages of such).
     """
+    from torch import int64, zeros
+    from torch.nn import BatchNorm2d
+
     from .norm import SpectralConv2d
 
     expected = effective_state(module)
@@ -141,13 +147,40 @@ def load_effective(module: nn.Module, state: Mapping[str, Tensor], prefix: str =
         if state[n].shape != expected[n].shape
     ]
     if not problems:
-        module.load_state_dict({n: v.float() for n, v in state.items()}, strict=False)
+        module.load_state_dict({n: v.float() for n, v in state.items()}, strict=False, assign=assign)
+        for child in module.modules():
+            if assign and isinstance(child, BatchNorm2d) and child.num_batches_tracked is not None:
+                child.num_batches_tracked = zeros((), dtype=int64)  # weights files have none
         for child in module.modules():
             if isinstance(child, SpectralConv2d):
                 child.power_iteration(30)
                 sigma = child.weight_u @ (child.weight.detach().flatten(1) @ child.weight_v)
                 child.weight_v.div_(sigma if sigma > 0 else 1.0)
     return problems
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor in memory of its own: from a mapped file each would be in memory twice, and freed with the last."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as f:  # checks header and length
+        names = list(f.keys())
+    types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    tensors = {}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name in sorted(names, key=lambda n: header[n]["data_offsets"][0]):
+            begin, end = header[name]["data_offsets"]
+            data = torch.empty(end - begin, dtype=torch.uint8)
+            file.seek(8 + length + begin)
+            file.readinto(data.numpy().data)
+            dtype = types.get(header[name]["dtype"])
+            if dtype is None:
+                raise UserError(f"{path}: {name} is {header[name]['dtype']}; expected one of {', '.join(types)}")
+            tensors[name] = data.view(dtype).reshape(header[name]["shape"])
+    return tensors
 
 
 def _part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from spadecli.core.card import Card
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.labelspace import LabelSpace
 from spadecli.model.encoder import ImageEncoder
+from spadecli.model.fast.generator import FastGenerator
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
 from spadecli.model.weights import effective_state, load_weights, read_card, save_weights
@@ -234,13 +235,15 @@ def test_devices_are_checked(tmp_path):
         spadecli.open_backend(path, device="gpu")
 
 
-def test_too_little_device_memory_is_a_memory_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("form", ["plain", "fast"])
+def test_too_little_device_memory_is_a_memory_error(tmp_path, monkeypatch, form):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     arch = Architecture(**SMALL, latent="noise")
-    with spadecli.open_backend(torch_weights(tmp_path, arch, LABELS), device="cpu") as backend:
+    with spadecli.open_backend(torch_weights(tmp_path, arch, LABELS), device="cpu", form=form) as backend:
         monkeypatch.setattr(Generator, "forward", full)
+        monkeypatch.setattr(FastGenerator, "__call__", full)
         with pytest.raises(MemoryError, match="CUDA out of memory"):
             backend.run(some_labels(1), None, some_z(1))
 
@@ -267,6 +270,28 @@ def test_weights_round_trip_and_name_every_misfit(tmp_path):
         "generator.extra: left over",
         "encoder.fc_mu.bias: shape [2], expected [5]",
     }
+
+
+def test_forms_agree_and_precision_does_not(tmp_path):
+    arch = Architecture(**SMALL, latent="noise")
+    path, labels, z = torch_weights(tmp_path, arch, LABELS), some_labels(2), some_z(4)
+    images = {}
+    for form, precision in [("plain", "fp32"), ("fast", "fp32"), ("auto", "fp32"), ("plain", "bf16"), ("auto", "bf16")]:
+        with spadecli.open_backend(path, "cpu", form=form, precision=precision) as backend:
+            images[form, precision] = backend.run(labels, None, z)
+    np.testing.assert_allclose(images["fast", "fp32"], images["plain", "fp32"], atol=5e-5)
+    np.testing.assert_array_equal(images["auto", "fp32"], images["fast", "fp32"])
+    for form in ("plain", "auto"):
+        difference = np.abs(images[form, "bf16"] - images["plain", "fp32"]).max()
+        assert 1e-5 < difference < 0.1
+
+
+def test_what_has_no_fast_form_is_plain_or_refused(tmp_path):
+    path = torch_weights(tmp_path, Architecture(**SMALL, latent="noise", conditioning="concat"), LABELS)
+    with spadecli.open_backend(path, "cpu") as backend:
+        assert backend.form == "plain"
+    with pytest.raises(UserError, match="no fast form for conditioning"):
+        spadecli.open_backend(path, "cpu", form="fast")
 
 
 @pytest.mark.gpu

@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_backend import make_card, pixels, write_mask
+from typer.testing import CliRunner
+
+from spadecli.cli.app import app
+from spadecli.core.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +91,22 @@ def test_jpg_means_jpeg(folder):
     done = spade(folder, "masks/0.png", "-w", "tiny.safetensors", "-o", "jpg", "--format", "jpg", "--no-gallery")
     assert done.returncode == 0, done.stderr
     assert (folder / "jpg" / "0_0.jpg").read_bytes().startswith(b"\xff\xd8")
+
+
+def test_form_and_precision_reach_the_backend(tmp_path, monkeypatch):
+    import spadecli.commands.render as command
+
+    opened = []
+
+    def remember(weights, device, **how):
+        opened.append(how)
+        raise UserError("seen")
+
+    monkeypatch.setattr(command, "open_backend", remember)
+    for args in ([], ["--plain"], ["--precision", "bf16"]):
+        CliRunner().invoke(app, ["render", str(tmp_path), *args])
+    assert opened == [
+        {"form": "auto", "precision": "fp32"},
+        {"form": "plain", "precision": "fp32"},
+        {"form": "auto", "precision": "bf16"},
+    ]

@@ -17,6 +17,13 @@ def test_doctor_names_versions_and_devices():
     assert "GB free" in found["disk"]
 
 
+def test_doctor_tells_whether_there_are_kernels(monkeypatch):
+    monkeypatch.setenv("SPADE_NATIVE", "0")
+    finding = next(f for f in doctor() if f.subject == "kernels")
+    assert finding.found.startswith("none")
+    assert "compiler" in finding.hint
+
+
 def test_a_missing_package_comes_with_its_install_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     finding = next(f for f in doctor() if f.subject == "tensorboard")

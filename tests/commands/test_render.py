@@ -473,3 +473,15 @@ def test_result_as_json(folder):
     assert Path(data["gallery"]).is_file()
     assert dataclasses.replace(result, seconds=2.0).rate == 1.5
     assert dataclasses.replace(result, images=1, masks=1).lines()[0].startswith("1 image of 1 mask in ")
+
+
+def test_precision_is_part_of_what_an_image_is_made_of_and_the_form_is_not(folder):
+    first = run(folder, plain=True)
+    assert run(folder).skipped == first.images
+    rows = read_manifest(first.manifest)
+    assert "precision" not in rows.newest_options  # folders of before it could be chosen go on
+    with pytest.raises(UserError) as e:
+        run(folder, precision="bf16")
+    assert "precision fp32 (now bf16)" in str(e.value.problems)
+    again = run(folder, precision="bf16", overwrite=True)
+    assert (again.images, again.skipped) == (first.images, 0)

@@ -105,7 +105,7 @@ def _verify_onnx(options: ConvertOptions, exported: Exported, output: Path, stoo
         stood_in = stood_in or f"the file itself was not run ({e.message.removeprefix(f'{output}: ')})"
         ran = f"ONNX Runtime on the CPU, in fp32 with every value rounded to {options.precision},"
         candidate = open_models(record, rounded_in_float32(model), exported.encoder)
-    with candidate, open_backend(options.source, "cpu") as reference:
+    with candidate, open_backend(options.source, "cpu", form="plain") as reference:
         return verify(reference, candidate, options.precision, ran=ran, stood_in=stood_in)
 
 
@@ -197,5 +197,5 @@ def _verify_engine(
         return _verify_onnx(options, exported, output, reason)
     record = Record(output, exported.card, exported.record, json.loads(json.dumps(side)))
     candidate: Backend = TensorRTBackend(record, "cuda", blobs[output], blobs.get(encoder_file(output)))
-    with candidate, open_backend(options.source, "cpu") as reference:
+    with candidate, open_backend(options.source, "cpu", form="plain") as reference:
         return verify(reference, candidate, options.precision, profile=record.profile)

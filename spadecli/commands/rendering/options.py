@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...backends.base import Backend, check_size
+from ...backends.base import Backend, Precision, check_size
 from ...core.card import Card
 from ...core.errors import UserError
 from ...core.sizes import Native, Size, format_size
@@ -36,6 +36,7 @@ class RenderOptions:
     use_edges: False feeds zeros to the edge channel.
     batch: images per network call, None for a default by device and size. workers: threads on either side of
         the network.
+    plain: compute by the convolutions that were trained, not by the fast form. precision: of the network.
     skip_bad: leave bad masks out and report them at the end, instead of checking every mask first.
     overwrite: replace images that were made with other options or from another mask.
     pixels_in_h5: renders.h5 holds the pixels too.
@@ -57,6 +58,8 @@ class RenderOptions:
     batch: int | None = None
     workers: int | None = None
     device: str = "auto"
+    plain: bool = False
+    precision: Precision = "fp32"
     skip_bad: bool = False
     overwrite: bool = False
     pixels_in_h5: bool = False
@@ -143,7 +146,8 @@ def edge_source(options: RenderOptions, card: Card) -> str:
 def options_row(options: RenderOptions, source: Source) -> dict[str, Any]:
     """The manifest's ``options`` row; ``id`` covers what changes pixels, the rest tells people and later steps.
 
-    The device, the batch and the number of samples are not covered: a run may go on elsewhere, or add samples.
+    The device, the batch, the number of samples and the form of the network are not covered: a run may go on
+    elsewhere, or add samples. Forms and devices differ by rounding alone, by one level in few pixels.
     """
     card = source.backend.card
     pixels = {
@@ -155,6 +159,8 @@ def options_row(options: RenderOptions, source: Source) -> dict[str, Any]:
         "format": options.image_format,
         "quality": options.lossy_quality,
     }
+    if options.precision != "fp32":  # left out otherwise: folders of before it could be chosen go on
+        pixels["precision"] = options.precision
     return {
         "kind": "options",
         "id": hashlib.sha256(json.dumps(pixels, sort_keys=True).encode()).hexdigest()[:16],

@@ -19,7 +19,8 @@ from .options import RenderOptions, Source, check_options, options_row
 
 MAX_NAME_BYTES = 255 - len(".4194304.part")  # what file systems allow, less the ending of a file being written
 MAX_IMAGES = 10_000_000  # of one call
-OPTION_WORDS = ("backend", "size", "edges", "mask_format", "format", "quality")
+UNWRITTEN = {"precision": "fp32"}  # what a row that does not say so means
+OPTION_WORDS = ("backend", "size", "edges", "mask_format", "format", "quality", "precision")
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,8 @@ def _why_refused(plan: Plan, image: Image) -> str:
 
 def changes(old: dict[str, Any], new: dict[str, Any], keys: Iterable[str]) -> str:
     """ "size 128x128 (now 256x256), ..." for the keys in which two option rows differ."""
-    return ", ".join(f"{k} {old.get(k)} (now {new.get(k)})" for k in keys if old.get(k) != new.get(k))
+    pairs = ((k, *(row.get(k, UNWRITTEN.get(k)) for row in (old, new))) for k in keys)
+    return ", ".join(f"{k} {was} (now {now})" for k, was, now in pairs if was != now)
 
 
 def seed_text(seed: int | None) -> str | None:
