@@ -109,7 +109,7 @@ def _style(options: InspectOptions, facts: dict[str, Any], report: Report) -> di
     if options.photos is not None:
         names = load_recipe(find_recipe(options.holdout)).recipe.data.holdout if options.holdout else ()
         return {"style": measure_style(options.path, options.photos, options.masks, names, "auto", report)}
-    if facts["architecture"]["latent"] != "encoder":
+    if facts["architecture"].get("latent") != "encoder":  # a segmenter has no latent at all
         return {}
     if "style" in facts["metrics"]:
         return {"style": facts["metrics"]["style"]}
