@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = {"recipes": "*.toml", "weights": "*.safetensors"}
+SHIPPED = {"recipes": ("*.toml",), "weights": ("*.safetensors", "*.h5")}
 # name of a build -> instruction set; native.py loads the best that the machine it runs on has
 BUILDS = {"base": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -28,11 +28,11 @@ class BuildWithShipped(build_py):
         super().run()
         if self.editable_mode:
             return
-        for folder, pattern in SHIPPED.items():
+        for folder, patterns in SHIPPED.items():
             target = Path(self.build_lib, "spadecli", "shipped", folder)
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)
-            for file in sorted(Path(folder).glob(pattern)):
+            for file in sorted(f for pattern in patterns for f in Path(folder).glob(pattern)):
                 shutil.copy2(file, target)
 
 

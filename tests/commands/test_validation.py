@@ -15,9 +15,10 @@ from spadecli.commands.train import train
 from spadecli.commands.train_plan import plan_training
 from spadecli.commands.validation import Validator
 from spadecli.core.errors import UserError
+from spadecli.core.labelspace import LabelSpace
 from spadecli.core.recipe import load_recipe
 from spadecli.data.dataset import TrainingSet
-from spadecli.metrics.features import Extractor
+from spadecli.metrics.extractors import Extractor
 from spadecli.metrics.frechet import frechet_distance
 from spadecli.model.weights import read_card
 from spadecli.store.run_folder import RunFolder, read_rows
@@ -126,7 +127,7 @@ def test_what_does_not_open_is_refused_before_anything_is_written(tmp_path, extr
     recipe = make_recipe(tmp_path)
     wrong = (
         ("validation.extractor=missing.pt", "no such extractor"),
-        ("validation.segmenter=some.pt", "mIoU"),
+        ("validation.segmenter=some.pt", "no such segmenter"),
         ("validation.pairs=3", "at most half of the 4 pairs"),
     )
     for override, words in wrong:
@@ -137,23 +138,30 @@ def test_what_does_not_open_is_refused_before_anything_is_written(tmp_path, extr
     assert not (tmp_path / "runs").exists()
 
 
+class Brightness:
+    """A segmenter of the tiny label space that tells classes by brightness; shown every image once."""
+
+    name, sha256, labels = "brightness", "0" * 64, LabelSpace(name="tiny", classes=("door", "wall", "window"))
+
+    def predict(self, images):
+        return np.minimum(images.mean(-1) // 86, 2).astype(np.uint8)
+
+
 def test_a_segmenter_s_miou_goes_into_the_row(tmp_path, monkeypatch):
-    """The seam: whatever open_agreement gives is shown every image with its mask."""
+    monkeypatch.setattr(validating, "open_segmenter", lambda *_, **__: Brightness())
+    recipe = make_recipe(tmp_path)
+    result = train(options(recipe, tmp_path / "runs", *WATCHED, "validation.segmenter=any"))
+    rows = read_rows(result.run_dir / "validation.jsonl")
+    assert len(rows) == 3
+    assert all(0 <= r["mean_iou"] < 1 for r in rows)
 
-    class Agreement:
-        shown = 0
 
-        def add(self, images, channels):
-            assert images.shape[:3] == channels.shape
-            self.shown += len(images)
-
-        def mean_iou(self):
-            assert self.shown == 2
-            return 0.25
-
-    monkeypatch.setattr(validating, "open_agreement", lambda recipe, device: Agreement())
-    result = train(options(make_recipe(tmp_path), tmp_path / "runs", *WATCHED))
-    assert [r["mean_iou"] for r in read_rows(result.run_dir / "validation.jsonl")] == [0.25] * 3
+def test_mean_iou_is_of_the_masks_classes_by_name():
+    agreement = validating.MaskAgreement(Brightness(), LabelSpace(name="tiny", classes=("wall", "window", "door")))
+    images = np.zeros((1, 2, 2, 3), np.uint8)
+    images[0, 0] = 100  # a wall, channel 0; the rest a door, channel 2
+    agreement.add(images, np.array([[[0, 0], [2, 1]]], np.uint8))
+    assert agreement.mean_iou() == pytest.approx((1 + 0 + 1 / 2) / 3)
 
 
 def test_the_picture_of_the_losses_gets_the_curve(tmp_path):
