@@ -1,8 +1,11 @@
 """The kernels of kernels.cpp, where they were compiled at installation; else the package computes with torch alone.
 
-Why a small C++ file with a plain C interface: it needs no header of Python or torch, so it compiles in seconds, one
-build serves every version of both, and an installation without a compiler just goes on without it. The same source
-is built for each instruction set (see setup.py) and the one that fits this machine is loaded. It runs in torch's own
+Why a small C++ file with a plain C interface: on two cores (AVX-512) it renders COCO-Stuff settings at 7.0 times the
+speed of the plain form, where the same formulation in torch's own operations reaches 3.4 (tests/bench/bench_render.py
+coco). It needs no header of Python or torch, so it compiles in seconds, one build serves every version of both, and an
+installation without a compiler just goes on without it. A compiler at run time (torch.compile) or one more dependency
+that pins NumPy (numba) would be asked of every user. The same source is built for each instruction set (see setup.py)
+and the one that fits this machine is loaded. It runs in torch's own
 OpenMP threads, as many as ``torch.get_num_threads()``.
 """
 
