@@ -39,8 +39,8 @@ class SPADEBlock(nn.Module):
         shortcut = x
         if self.norm_s is not None and self.conv_s is not None:
             shortcut = self.conv_s(self.norm_s(x, semantic))
-        x = self.conv_0(F.leaky_relu(self.norm_0(x, semantic), LEAK))
-        x = self.conv_1(F.leaky_relu(self.norm_1(x, semantic), LEAK))
+        x = self.conv_0(self.norm_0(x, semantic, LEAK))
+        x = self.conv_1(self.norm_1(x, semantic, LEAK))
         return shortcut + x
 
 

@@ -1,49 +1,77 @@
 """SPADE's modulation computed once for each distinct label neighbourhood: the same function, and gradients.
 
-The plain form is in :meth:`spadecli.model.norm.SPADE.modulation`.
+The plain form is in :meth:`spadecli.model.norm.SPADE.forward`. Three things make this one cheaper:
+
+- The first convolution of one-hot planes is a sum of rows of its weights, and both convolutions are computed once
+  for each distinct neighbourhood (:func:`gamma_beta_rows`).
+- Batch norm, modulation and leaky ReLU are one step with its backward pass written by hand. It keeps the layer's
+  input and output, which the convolutions around it keep anyway, and no full-size gamma and beta.
+- Where values are gathered for each pixel, pixels are taken in pieces that stay in the processor's cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .neighbourhoods import Groups, Neighbourhoods
 
+ELEMENTS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 27}
+
 
 def gamma_beta_rows(
-    shared: torch.nn.Conv2d, gamma_beta: torch.nn.Conv2d, found: Neighbourhoods, num_classes: int, dtype: torch.dtype
+    shared: nn.Conv2d, gamma_beta: nn.Conv2d, found: Neighbourhoods, num_classes: int, dtype: torch.dtype
 ) -> Tensor:
-    """What ``gamma_beta(relu(shared(planes)))`` is in each distinct neighbourhood: [rows, 2·C]."""
-    # the first convolution of one-hot planes is a sum of one row of its weights for each tap
-    table = _code_table(shared.weight, num_classes)
-    tap = torch.arange(table.shape[0], device=table.device) * table.shape[1]
-    hidden = F.embedding_bag(found.codes + tap, table.flatten(0, 1), mode="sum")
-    if shared.bias is not None:
-        hidden = hidden + shared.bias
-    hidden = F.relu(hidden).to(dtype)
-    # the second is one matrix product
-    columns: Tensor = _GatherWindows.apply(hidden, found.windows, found.entries_of_window)  # type: ignore[no-untyped-call]
-    return F.linear(columns, gamma_beta.weight.permute(0, 2, 3, 1).flatten(1), gamma_beta.bias)
-
-
-def modulate(x: Tensor, rows: Tensor, found: Neighbourhoods) -> Tensor:
-    """x · (1 + gamma) + beta for x [M,C,h,w] and ``rows`` [rows, 2·C], gamma then beta."""
-    gamma, beta = rows.to(x.dtype).chunk(2, 1)
-    masks, channels, height, width = x.shape
-    flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    out: Tensor = _Modulate.apply(flat, (1 + gamma).contiguous(), beta.contiguous(), found)  # type: ignore[no-untyped-call]
-    return out.view(masks, height, width, channels).permute(0, 3, 1, 2)
+    """What ``gamma_beta(relu(shared(planes)))`` is in each distinct neighbourhood: [rows, 2·C] of ``dtype``."""
+    with torch.autocast(found.row.device.type, enabled=False):
+        table = _code_table(shared.weight, num_classes)
+        hidden: Tensor = _SumEntries.apply(table.flatten(0, 1), found)  # type: ignore[no-untyped-call]
+        if shared.bias is not None:
+            hidden = hidden + shared.bias
+        hidden = F.relu(hidden).to(dtype)
+        weight = gamma_beta.weight.permute(0, 2, 3, 1).flatten(1).to(dtype)
+        rows: Tensor = _MultiplyWindows.apply(hidden, weight, found)  # type: ignore[no-untyped-call]
+        return rows if gamma_beta.bias is None else rows + gamma_beta.bias.to(dtype)
 
 
 def at_pixels(rows: Tensor, found: Neighbourhoods, masks: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """gamma and beta of every pixel, each [M,C,h,w], from ``rows`` [rows, 2·C]."""
     gamma, beta = rows.index_select(0, found.row).view(masks, *size, -1).permute(0, 3, 1, 2).chunk(2, 1)
     return gamma, beta
+
+
+def modulate(x: Tensor, norm: nn.Module, rows: Tensor, found: Neighbourhoods, slope: float) -> Tensor:
+    """leaky_relu(norm(x) · (1 + gamma) + beta) for x [M,C,h,w] and ``rows`` [rows, 2·C], gamma then beta.
+
+    Batch norm is taken into the step. Any other norm (instance norm, synchronised batch norm) is called as it is.
+    """
+    statistics = _batch_statistics(norm, x) if type(norm) is nn.BatchNorm2d and not norm.affine else None
+    if statistics is None:
+        x, statistics = norm(x), (None, None)
+    moving = norm.training and statistics[0] is not None
+    masks, channels, height, width = x.shape
+    flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    with torch.autocast(x.device.type, enabled=False):
+        out: Tensor = _Modulate.apply(flat, rows, *statistics, found, slope, moving)  # type: ignore[no-untyped-call]
+    return out.view(masks, height, width, channels).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def _batch_statistics(norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Mean and 1/sqrt(variance + eps) of each channel that the norm uses, running statistics updated."""
+    if norm.running_mean is None or norm.running_var is None or norm.momentum is None or x.numel() == x.shape[1]:
+        return None  # left to the norm itself
+    mean, variance = norm.running_mean, norm.running_var
+    if norm.training:
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        mean, variance = torch.batch_norm_update_stats(x, norm.running_mean, norm.running_var, norm.momentum)
+    return mean, (variance + norm.eps).rsqrt()
 
 
 def _code_table(weight: Tensor, num_classes: int) -> Tensor:
@@ -58,36 +86,126 @@ def _code_table(weight: Tensor, num_classes: int) -> Tensor:
     return F.pad(classes, (0, 0, 1, 0))
 
 
-class _GatherWindows(torch.autograd.Function):
-    """Rows of values [n,C] side by side: windows [rows,k²] of 1..n, 0 standing for zeros -> [rows, k²·C]."""
+def _pieces(length: int, width: int, device: torch.device) -> Iterator[slice]:
+    """Ranges of rows of a [length, width] matrix that are worked on at once."""
+    step = max(1, ELEMENTS_AT_ONCE.get(device.type, 1 << 27) // width)
+    for begin in range(0, length, step):
+        yield slice(begin, min(begin + step, length))
+
+
+class _SumEntries(torch.autograd.Function):
+    """The table's rows that each distinct window of codes adds up: table [k²·(codes + 1), O] -> [n, O]."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, windows: Tensor, entries: Groups) -> Tensor:
-        ctx.entries, ctx.channels = entries, values.shape[1]
-        padded = F.pad(values, (0, 0, 1, 0))
-        return padded.index_select(0, windows.flatten()).view(len(windows), -1)
+    def forward(ctx: Any, table: Tensor, found: Neighbourhoods) -> Tensor:
+        ctx.found, ctx.shape = found, table.shape
+        return F.embedding_bag(found.entries, table, mode="sum")
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.entries.sum(gradient.reshape(-1, ctx.channels)), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        found: Neighbourhoods = ctx.found
+        table = gradient.new_zeros(ctx.shape)
+        places = found.places_of_used
+        windows = Groups(places.order // found.entries.shape[1], places.pieces, places.groups)
+        return table.index_copy_(0, found.used.long(), windows.sum(gradient)), None
+
+
+class _MultiplyWindows(torch.autograd.Function):
+    """A k x k convolution at one pixel of each distinct window of windows.
+
+    hidden [n,H], where 0 of ``found.windows`` stands for zeros, and weight [O, k²·H] -> [rows, O].
+    The windows' values side by side are made anew in the backward pass, a piece at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, found: Neighbourhoods) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.found = found
+        padded = F.pad(hidden, (0, 0, 1, 0))
+        out = hidden.new_empty(len(found.windows), len(weight))
+        for piece in _pieces(len(out), weight.shape[1], out.device):
+            torch.mm(_side_by_side(padded, found.windows[piece]), weight.T, out=out[piece])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden, weight = ctx.saved_tensors
+        found: Neighbourhoods = ctx.found
+        gradient = gradient.contiguous()
+        padded = F.pad(hidden, (0, 0, 1, 0))
+        columns = gradient @ weight
+        of_hidden = found.places_of_window.sum(columns.view(-1, hidden.shape[1])).to(hidden.dtype)
+        of_weight = torch.zeros_like(weight)
+        for piece in _pieces(*columns.shape, hidden.device):
+            of_weight.addmm_(gradient[piece].T, _side_by_side(padded, found.windows[piece]))
+        return of_hidden, of_weight, None
+
+
+def _side_by_side(padded: Tensor, windows: Tensor) -> Tensor:
+    return padded.index_select(0, windows.flatten()).view(len(windows), -1)
 
 
 class _Modulate(torch.autograd.Function):
-    """x [P,C] times and plus the row of each pixel. Full-size scales live no longer than the product."""
+    """leaky_relu((x - mean) · inverse · (1 + gamma) + beta), gamma and beta from the row of each pixel.
+
+    x [P,C]; rows [R,2·C]; mean and inverse [C], or None for 0 and 1. ``moving``: they are x's own statistics, and
+    the gradient goes through them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, found: Neighbourhoods) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        ctx.found = found
-        shifts = shift.index_select(0, found.row)
-        return torch.addcmul(shifts, x, scale.index_select(0, found.row), out=shifts)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        rows: Tensor,
+        mean: Tensor | None,
+        inverse: Tensor | None,
+        found: Neighbourhoods,
+        slope: float,
+        moving: bool,
+    ) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        gamma, beta = rows.to(wide).chunk(2, 1)
+        scale = gamma + 1
+        if mean is not None and inverse is not None:
+            scale = scale * inverse
+            beta = torch.addcmul(beta, scale, mean, value=-1)
+        both = torch.cat([scale, beta], 1).to(x.dtype)
+        out = torch.empty_like(x)
+        channels = x.shape[1]
+        for piece in _pieces(*x.shape, x.device):
+            scales, shifts = both.index_select(0, found.row[piece]).split(channels, 1)
+            F.leaky_relu_(torch.addcmul(shifts, x[piece], scales, out=out[piece]), slope)
+        ctx.save_for_backward(x, out, both, mean, inverse)
+        ctx.found, ctx.slope, ctx.moving = found, slope, moving
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, scale = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, out, both, mean, inverse = ctx.saved_tensors
         found: Neighbourhoods = ctx.found
-        shift_gradient = found.pixels_of_row.sum(gradient)
-        scale_gradient = found.pixels_of_row.sum(gradient * x)
-        return scale.index_select(0, found.row).mul_(gradient), scale_gradient, shift_gradient, None
+        scale = both[:, : x.shape[1]].contiguous()
+        # back through the leaky ReLU; what each row's pixels say about its shift and its scale
+        of_x, centred = torch.empty_like(x), torch.empty_like(x)
+        for piece in _pieces(*x.shape, x.device):
+            torch.ops.aten.leaky_relu_backward(
+                gradient[piece], out[piece], ctx.slope, True, grad_input=of_x[piece]
+            )
+            torch.mul(x[piece] if mean is None else x[piece] - mean, of_x[piece], out=centred[piece])
+        of_shift, of_scale = found.pixels_of_row.sum(of_x), found.pixels_of_row.sum(centred)
+        del centred
+        of_rows = torch.cat([of_scale if inverse is None else of_scale * inverse, of_shift], 1)
+
+        # back through scale and shift, and through the statistics of x: their gradients are sums over the rows
+        own = None
+        if ctx.moving:
+            by_mean = -(scale * of_shift).sum(0) / len(x)
+            by_spread = -(scale * of_scale).sum(0) / len(x) * inverse.square()
+            own = by_mean - by_spread * mean, by_spread
+        for piece in _pieces(*x.shape, x.device):
+            of_x[piece].mul_(scale.index_select(0, found.row[piece]))
+            if own is not None:
+                of_x[piece].add_(torch.addcmul(own[0], x[piece], own[1]))
+        return of_x, of_rows.to(both.dtype), None, None, None, None, None

@@ -2,11 +2,13 @@
 
 What two k x k convolutions make of a label map at a pixel depends on the pixel's k x k window of k x k windows
 of codes alone. Real maps hold few distinct ones: the work is done once for each of them, then gathered.
+Everything here is numpy on the host; the tensors go to a device in one copy (see tables.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass
 from typing import Self
 
 import numpy as np
@@ -21,7 +23,7 @@ LONGEST_PIECE = 512  # rows that one thread adds up before another may take over
 
 @dataclass(frozen=True)
 class Groups:
-    """Which rows of a matrix belong to each of n groups, in the form that a parallel sum wants.
+    """Which rows of a matrix belong to each of n groups, in the form that a parallel sum wants. All int32.
 
     ``order`` lists the rows group by group; ``pieces`` says where each piece of a group begins in it, and
     ``groups`` [n] where each group begins among the pieces.
@@ -32,39 +34,43 @@ class Groups:
     groups: Tensor
 
     @classmethod
-    def build(cls, order: Ints, starts: Ints, device: torch.device) -> Self:
+    def build(cls, order: Ints, starts: Ints) -> Self:
         """``starts`` [n]: where each group begins in ``order``. No group is empty."""
         lengths = np.diff(starts, append=len(order))
         counts = -(-lengths // LONGEST_PIECE)
         groups = np.cumsum(counts) - counts
         number = np.arange(counts.sum()) - np.repeat(groups, counts)
         pieces = np.repeat(starts, counts) + number * LONGEST_PIECE
-        return cls(*(torch.from_numpy(a).to(device) for a in (order, pieces, groups)))
+        return cls(*(_int32(a) for a in (order, pieces, groups)))
 
     def sum(self, rows: Tensor) -> Tensor:
-        """Sum of each group's rows: [.., C] -> [n, C]. Half precision is added up in float32."""
+        """Sum of each group's rows: [.., C] -> [n, C], half precision to float32."""
         sums = F.embedding_bag(self.order, rows, self.pieces, mode="sum")
+        sums = sums.to(torch.promote_types(rows.dtype, torch.float32))
         if len(self.pieces) == len(self.groups):
             return sums
-        wide = sums.float() if rows.dtype in (torch.bfloat16, torch.float16) else sums
-        every = torch.arange(len(sums), device=sums.device)
-        return F.embedding_bag(every, wide, self.groups, mode="sum").to(rows.dtype)
+        every = torch.arange(len(sums), device=sums.device, dtype=self.groups.dtype)
+        return F.embedding_bag(every, sums, self.groups, mode="sum")
 
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """The distinct neighbourhoods of M maps of one size, for two convolutions of kernel k.
+    """The distinct neighbourhoods of M maps of one size, for two convolutions of kernel k. All int32.
 
-    codes: [n, k²] codes of each distinct window of codes, in reading order; 0 outside the map.
+    entries: [n, k²] which row of the table of codes each tap of each distinct window of codes adds, where the
+        table holds, for each tap in reading order, a row for 0 (outside the map) and one for each code.
     windows: [rows, k²] windows of each distinct window of windows: 1..n, 0 outside the map.
     row: [M·h·w] the distinct window of windows around each pixel, 0..rows-1.
-    entries_of_window: the entries of ``windows`` that hold each of 1..n. pixels_of_row: the pixels of each row.
+    used: the rows of the table that are used at all. windows_of_used: the places in ``entries`` that hold each.
+    places_of_window: the places in ``windows`` that hold each of 1..n. pixels_of_row: the pixels of each row.
     """
 
-    codes: Tensor
+    entries: Tensor
     windows: Tensor
     row: Tensor
-    entries_of_window: Groups
+    used: Tensor
+    places_of_used: Groups
+    places_of_window: Groups
     pixels_of_row: Groups
 
     @property
@@ -72,40 +78,73 @@ class Neighbourhoods:
         """Distinct neighbourhoods as a share of the pixels: the share of the work that is left."""
         return len(self.windows) / len(self.row)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Neighbourhoods:
+        """The same with every tensor changed."""
+        values = (self.entries, self.windows, self.row, self.used)
+        groups = (self.places_of_used, self.places_of_window, self.pixels_of_row)
+        return Neighbourhoods(
+            *(change(t) for t in values),
+            *(Groups(*(change(t) for t in (g.order, g.pieces, g.groups))) for g in groups),
+        )
 
-def find_neighbourhoods(codes: Ints, kernel: int, device: torch.device) -> Neighbourhoods:
-    """The neighbourhoods in ``codes`` [M,h,w] (1 and above), compared exactly; tensors on ``device``."""
-    ids, order, starts = _number_windows(codes, kernel)
-    distinct_codes = _windows_around(codes, order[starts], kernel)
-    rows, pixels, row_starts = _number_windows(ids, kernel)
-    windows = _windows_around(ids, pixels[row_starts], kernel)
-    _, entries, entry_starts = _number(windows.ravel(), len(starts) + 1)
-    if kernel > 1:  # windows at the border reach outside: the first group is that of 0
-        entries, entry_starts = entries[entry_starts[1] :], entry_starts[1:] - entry_starts[1]
+
+def find_neighbourhoods(codes: Ints, kernel: int, num_codes: int) -> Neighbourhoods:
+    """The neighbourhoods in ``codes`` [M,h,w] of 1..num_codes, compared exactly; tensors on the CPU."""
+    ids, number = _number_windows(codes, kernel)
+    entries = _windows_around(codes, _one_of_each(ids, number), kernel)
+    entries += np.arange(kernel * kernel) * (num_codes + 1)
+    rows, number_of_rows = _number_windows(ids, kernel)
+    windows = _windows_around(ids, _one_of_each(rows, number_of_rows), kernel)
+    used, *of_used = _members(entries.ravel(), kernel * kernel * (num_codes + 1))
+    of_window = _members(windows.ravel(), number + 1)
+    keep = of_window[0] > 0  # windows at the border reach outside: no group for that
+    order, starts = of_window[1], of_window[2][keep]
+    order, starts = order[starts[0] :], starts - starts[0]
+    _, *of_row = _members(rows.ravel(), number_of_rows + 1)
     return Neighbourhoods(
-        torch.from_numpy(distinct_codes).to(device),
-        torch.from_numpy(windows).to(device),
-        torch.from_numpy(rows.ravel() - 1).to(device),
-        Groups.build(entries, entry_starts, device),
-        Groups.build(pixels, row_starts, device),
+        *(_int32(a) for a in (entries, windows, rows.ravel() - 1, used)),
+        Groups.build(*of_used),
+        Groups.build(order, starts),
+        Groups.build(*of_row),
     )
 
 
-def _number_windows(values: Ints, kernel: int) -> tuple[Ints, Ints, Ints]:
-    """Number the windows around each pixel of [M,h,w] values (1 and above): see :func:`_number`.
+def _int32(values: Ints) -> Tensor:
+    return torch.from_numpy(values.astype(np.int32))
 
-    First the rows of each window are numbered, then the columns of row numbers.
+
+def _number_windows(values: Ints, kernel: int) -> tuple[Ints, int]:
+    """Number the distinct windows around the pixels of [M,h,w] values (1 and above).
+
+    First the rows of each window are numbered, then the columns of row numbers. Returns the number of each pixel's
+    window, 1 and above, and how many there are.
     """
-    order = starts = np.empty(0, np.int64)
     for axis in (2, 1):
         length, bound = values.shape[axis], int(values.max()) + 1
         border = [(0, 0)] * 3
         border[axis] = (kernel // 2, kernel // 2)
         padded = np.pad(values, border)
         taps = [padded.take(range(i, i + length), axis).ravel() for i in range(kernel)]
-        numbers, order, starts = _number(*_pack(taps, bound))
+        # windows of one value, most of a real map, are numbered by it; the others are sorted
+        mixed = np.zeros(values.size, bool)
+        for tap in taps[1:]:
+            mixed |= tap != taps[0]
+        where = np.flatnonzero(mixed)
+        numbers = values.ravel().copy()
+        if len(where):
+            numbers[where] = bound - 1 + _number(*_pack([tap[where] for tap in taps], bound))
         values = numbers.reshape(values.shape)
-    return values, order, starts
+    # leave out the numbers that no window has
+    present = np.zeros(int(values.max()) + 1, np.int64)
+    present[values.ravel()] = 1
+    return np.cumsum(present)[values], int(present.sum())
+
+
+def _one_of_each(numbers: Ints, number: int) -> Ints:
+    """A flat position of each of 1..number."""
+    position = np.empty(number + 1, np.int64)
+    position[numbers.ravel()] = np.arange(numbers.size)
+    return position[1:]
 
 
 def _pack(taps: list[Ints], bound: int) -> tuple[Ints, int]:
@@ -113,8 +152,8 @@ def _pack(taps: list[Ints], bound: int) -> tuple[Ints, int]:
     keys, keys_bound = taps[0], bound
     for tap in taps[1:]:
         if keys_bound * bound > _sortable(len(tap)):
-            keys, _, starts = _number(keys, keys_bound)
-            keys_bound = len(starts) + 1
+            keys = _number(keys, keys_bound)
+            keys_bound = int(keys.max()) + 1
         keys, keys_bound = keys * bound + tap, keys_bound * bound
     return keys, keys_bound
 
@@ -124,24 +163,37 @@ def _sortable(size: int) -> int:
     return 1 << (63 - size.bit_length())
 
 
-def _number(keys: Ints, bound: int) -> tuple[Ints, Ints, Ints]:
-    """Number the distinct keys [P] (0 to bound-1) from 1 on, ascending.
-
-    Returns the number of each key, the positions sorted by key, and where each distinct key begins in them.
-    """
+def _sorted(keys: Ints, bound: int) -> tuple[Ints, Ints]:
+    """The positions of keys [P] (0 to bound-1) in ascending order of the keys, and these."""
     if bound <= _sortable(len(keys)):
         # sorting (key, position) pairs packed into one integer is several times faster than argsort
         bits = len(keys).bit_length()
         pairs = np.sort((keys << bits) | np.arange(len(keys)))
-        order, ascending = pairs & ((1 << bits) - 1), pairs >> bits
-    else:
-        order = np.argsort(keys)
-        ascending = keys[order]
-    begins = np.ones(len(keys), bool)
+        return pairs & ((1 << bits) - 1), pairs >> bits
+    order = np.argsort(keys)
+    return order, keys[order]
+
+
+def _begins(ascending: Ints) -> NDArray[np.bool_]:
+    """Where each run of equal keys begins."""
+    begins = np.ones(len(ascending), bool)
     np.not_equal(ascending[1:], ascending[:-1], out=begins[1:])
+    return begins
+
+
+def _number(keys: Ints, bound: int) -> Ints:
+    """Number the distinct keys [P] (0 to bound-1) from 1 on, ascending: the number of each key."""
+    order, ascending = _sorted(keys, bound)
     numbers = np.empty_like(order)
-    numbers[order] = np.cumsum(begins)
-    return numbers, order, np.flatnonzero(begins)
+    numbers[order] = np.cumsum(_begins(ascending))
+    return numbers
+
+
+def _members(keys: Ints, bound: int) -> tuple[Ints, Ints, Ints]:
+    """The distinct keys [P] (0 to bound-1), ascending; the positions sorted by key; where each key begins in them."""
+    order, ascending = _sorted(keys, bound)
+    starts = np.flatnonzero(_begins(ascending))
+    return ascending[starts], order, starts
 
 
 def _windows_around(values: Ints, pixels: Ints, kernel: int) -> Ints:

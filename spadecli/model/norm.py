@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..core.architecture import Norm
@@ -35,27 +37,79 @@ class SpectralConv2d(nn.Conv2d):
         self.register_buffer("weight_v", F.normalize(torch.randn(rows.shape[1]), dim=0))
 
     @torch.no_grad()
-    def power_iteration(self, steps: int = 1) -> None:
-        """Move u and v towards the first singular vectors."""
-        rows = self.weight.flatten(1)
+    def power_iteration(self, steps: int = 1) -> Tensor:
+        """Move u and v towards the first singular vectors; returns the singular value u^T W v."""
+        rows = _rows_as_stored(self.weight)
         for _ in range(steps):
-            self.weight_v.copy_(F.normalize(rows.mT @ self.weight_u, dim=0))
-            self.weight_u.copy_(F.normalize(rows @ self.weight_v, dim=0))
+            v = F.normalize(rows.mT @ self.weight_u, dim=0)
+            image = rows @ v
+            self.weight_u.copy_(F.normalize(image, dim=0))
+        self.weight_v.copy_(_shaped(v, self.weight).flatten())
+        return self.weight_u @ image
 
     def effective_weight(self) -> Tensor:
         """The weight that convolves: weight / sigma."""
         with torch.autocast(self.weight.device.type, enabled=False):
             if self.training:
-                self.power_iteration()
-            # clones: a later forward pass moves the buffers before this one's backward has run
-            sigma = self.weight_u.clone() @ (self.weight.flatten(1) @ self.weight_v.clone())
-            weight: Tensor = self.weight / sigma
+                sigma = self.power_iteration()
+            else:
+                with torch.no_grad():
+                    sigma = self.weight_u @ (self.weight.flatten(1) @ self.weight_v)
+            weight: Tensor = _DivideBySigma.apply(self.weight, self.weight_u, self.weight_v, sigma)  # type: ignore[no-untyped-call]
             return weight
 
     def forward(self, x: Tensor) -> Tensor:
         """[N,in,H,W] -> [N,out,h,w]."""
         out: Tensor = self._conv_forward(x, self.effective_weight(), self.bias)
         return out
+
+
+class _DivideBySigma(torch.autograd.Function):
+    """weight / sigma with sigma = u^T W v, u and v constants. By hand, as it runs over every weight in each step."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
+        # clones: a later forward pass moves the buffers before this one's backward has run
+        ctx.save_for_backward(weight, u.clone(), v.clone(), sigma)
+        return weight / sigma
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        weight, u, v, sigma = ctx.saved_tensors
+        rows = _rows_as_stored(weight)
+        of_rows = _rows_as_stored(gradient.contiguous(memory_format=_format(weight)))
+        # dL/dW = G / sigma - <G, W> / sigma^2 · u v^T
+        out = of_rows * rows
+        inner = out.sum()
+        out = torch.div(of_rows, sigma, out=out).addr_(u * (-inner / sigma.square()), _as_stored(v, weight))
+        return _shaped(out, weight), None, None, None
+
+
+def _format(weight: Tensor) -> torch.memory_format:
+    channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _rows_as_stored(weight: Tensor) -> Tensor:
+    """[O,I,k,k] as a matrix of O rows, whose columns lie as they do in memory: a copy of every weight costs more
+    than the power iteration."""
+    return weight.permute(0, 2, 3, 1).flatten(1) if _format(weight) == torch.channels_last else weight.flatten(1)
+
+
+def _as_stored(v: Tensor, weight: Tensor) -> Tensor:
+    """v [I·k·k] in the order of the columns of :func:`_rows_as_stored`."""
+    if _format(weight) != torch.channels_last:
+        return v
+    return v.view(weight.shape[1:]).permute(1, 2, 0).flatten()
+
+
+def _shaped(rows: Tensor, weight: Tensor) -> Tensor:
+    """The inverse of :func:`_rows_as_stored`, for rows or a single one."""
+    out, fin, height, width = weight.shape
+    if _format(weight) != torch.channels_last:
+        return rows.view(-1, fin, height, width)
+    return rows.view(-1, height, width, fin).permute(0, 3, 1, 2)
 
 
 def convolve_all(layer: nn.Conv2d, xs: Sequence[Tensor]) -> list[Tensor]:
@@ -110,19 +164,24 @@ class SPADE(nn.Module):
         gamma, beta = self.gamma_beta(hidden).chunk(2, dim=1)
         return gamma, beta
 
-    def forward(self, x: Tensor, semantic: SemanticMap) -> Tensor:
-        """x [M·S,C,h,w], row m·S+s being sample s of mask m -> the same shape."""
+    def forward(self, x: Tensor, semantic: SemanticMap, slope: float = 1) -> Tensor:
+        """x [M·S,C,h,w], row m·S+s being sample s of mask m -> the same shape.
+
+        ``slope``: that of a leaky ReLU which follows, taken into the same step; 1 is none.
+        """
         size, masks = (x.shape[2], x.shape[3]), len(semantic)
-        normed = self.norm(x)
         found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
         if found is not None and x.shape[0] == masks:
             rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, x.dtype)
-            return modulate(normed, rows, found)
+            return modulate(x, self.norm, rows, found, slope)
+        normed = self.norm(x)
         gamma, beta = self.modulation(semantic, size, x.dtype)
         if x.shape[0] == masks:
-            return torch.addcmul(beta, normed, 1 + gamma)
-        grouped = normed.unflatten(0, (masks, x.shape[0] // masks))
-        return torch.addcmul(beta.unsqueeze(1), grouped, 1 + gamma.unsqueeze(1)).flatten(0, 1)
+            out = torch.addcmul(beta, normed, 1 + gamma)
+        else:
+            grouped = normed.unflatten(0, (masks, x.shape[0] // masks))
+            out = torch.addcmul(beta.unsqueeze(1), grouped, 1 + gamma.unsqueeze(1)).flatten(0, 1)
+        return out if slope == 1 else F.leaky_relu(out, slope)
 
 
 class PlainNorm(nn.Module):
@@ -132,7 +191,7 @@ class PlainNorm(nn.Module):
         super().__init__()
         self.norm = feature_norm(norm, channels, affine=True)
 
-    def forward(self, x: Tensor, semantic: SemanticMap) -> Tensor:
-        """x [N,C,h,w] -> the same shape."""
+    def forward(self, x: Tensor, semantic: SemanticMap, slope: float = 1) -> Tensor:
+        """x [N,C,h,w] -> the same shape; ``slope`` as in :class:`SPADE`."""
         out: Tensor = self.norm(x)
-        return out
+        return out if slope == 1 else F.leaky_relu(out, slope)

@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .neighbourhoods import Neighbourhoods, find_neighbourhoods
 
@@ -30,9 +29,15 @@ class SemanticMap:
     """
 
     def __init__(
-        self, channels: Tensor, edges: Tensor | None, num_classes: int, modulation: Modulation = "plain"
+        self,
+        channels: Tensor,
+        edges: Tensor | None,
+        num_classes: int,
+        modulation: Modulation = "plain",
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.channels, self.edges, self.num_classes, self.modulation = channels, edges, num_classes, modulation
+        self.memory_format = memory_format
         self._planes: dict[tuple[tuple[int, int], torch.dtype], Tensor] = {}
         self._neighbourhoods: dict[tuple[tuple[int, int], int], Neighbourhoods] = {}
 
@@ -52,9 +57,12 @@ class SemanticMap:
         key = (size, dtype)
         if key not in self._planes:
             channels, edges = self._at(size)
-            planes = F.one_hot(channels, self.num_classes).permute(0, 3, 1, 2).to(dtype)
+            num_planes = self.num_classes + (edges is not None)
+            shape = (len(channels), num_planes, *size)
+            planes = torch.empty(shape, dtype=dtype, device=channels.device, memory_format=self.memory_format)
+            planes.zero_().scatter_(1, channels[:, None], 1)
             if edges is not None:
-                planes = torch.cat([planes, edges[:, None].to(dtype)], 1)
+                planes[:, -1] = edges
             self._planes[key] = planes
         return self._planes[key]
 
@@ -66,7 +74,9 @@ class SemanticMap:
         if key not in self._neighbourhoods:
             channels, edges = self._at(size)
             codes = channels + 1 if edges is None else 2 * channels + edges.long() + 1
-            self._neighbourhoods[key] = find_neighbourhoods(codes.cpu().numpy(), kernel, channels.device)
+            num_codes = self.num_classes if edges is None else 2 * self.num_classes
+            found = find_neighbourhoods(codes.cpu().numpy(), kernel, num_codes)
+            self._neighbourhoods[key] = found.map(lambda t: t.to(channels.device))
         found = self._neighbourhoods[key]
         return found if self.modulation == "fast" or found.share <= WORTHWHILE_SHARE else None
 

@@ -189,8 +189,8 @@ class Trainer:
     def _to_device(self, batch: Mapping[str, Tensor]) -> tuple[SemanticMap, Tensor, Tensor]:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         photo = (moved["photo"].to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        labels, modulation = self.recipe.labels, self.recipe.train.modulation
-        semantic = SemanticMap(moved["channels"].long(), moved.get("edges"), labels.num_classes, modulation)
+        channels, edges, num_classes = moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes
+        semantic = SemanticMap(channels, edges, num_classes, self.recipe.train.modulation, torch.channels_last)
         return semantic, photo, moved["eps"].to(self.dtype)
 
     def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor]:
