@@ -22,6 +22,7 @@ from ..core.recipe import Recipe
 from ..core.report import Report, Task
 from ..data.dataset import Batch, StepSampler, TrainingSet
 from ..model.ema import averaged_networks
+from ..model.tables import collate_for
 from ..model.trainer import Trainer
 from ..store.atomic import part_file
 from ..store.run_folder import RunFolder, RunRecord, append_row, read_rows
@@ -242,6 +243,7 @@ def _loader(
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
+        collate_fn=collate_for(trainer.recipe, trainer.device, train.accumulate),
         pin_memory=trainer.device.type == "cuda",
         prefetch_factor=4 if workers else None,
         worker_init_fn=_ignore_interrupt if workers else None,

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from .neighbourhoods import Groups, Neighbourhoods
 
-ELEMENTS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 27}
+ELEMENTS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 27}  # of a full-size feature map
+ROWS_AT_ONCE = {"cpu": 1 << 11, "cuda": 1 << 16}  # of the matrix of windows
 
 
 def gamma_beta_rows(
@@ -50,27 +51,32 @@ def modulate(x: Tensor, norm: nn.Module, rows: Tensor, found: Neighbourhoods, sl
 
     Batch norm is taken into the step. Any other norm (instance norm, synchronised batch norm) is called as it is.
     """
-    statistics = _batch_statistics(norm, x) if type(norm) is nn.BatchNorm2d and not norm.affine else None
-    if statistics is None:
-        x, statistics = norm(x), (None, None)
-    moving = norm.training and statistics[0] is not None
+    mean, inverse = _batch_statistics(norm, x)
+    if mean is None:
+        x = norm(x)
+    moving = norm.training and mean is not None
     masks, channels, height, width = x.shape
     flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = _Modulate.apply(flat, rows, *statistics, found, slope, moving)  # type: ignore[no-untyped-call]
+        out: Tensor = _Modulate.apply(flat, rows, mean, inverse, found, slope, moving)  # type: ignore[no-untyped-call]
     return out.view(masks, height, width, channels).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
-def _batch_statistics(norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean and 1/sqrt(variance + eps) of each channel that the norm uses, running statistics updated."""
-    if norm.running_mean is None or norm.running_var is None or norm.momentum is None or x.numel() == x.shape[1]:
-        return None  # left to the norm itself
+def _batch_statistics(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Mean and 1/sqrt(variance + eps) of each channel that a plain batch norm uses, its running statistics updated.
+
+    Two times None where the norm is another: a class of its own may do more than this.
+    """
+    if type(norm) is not nn.BatchNorm2d or norm.affine or x.numel() == x.shape[1]:
+        return None, None
     mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None or norm.momentum is None:
+        return None, None
     if norm.training:
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
-        mean, variance = torch.batch_norm_update_stats(x, norm.running_mean, norm.running_var, norm.momentum)
+        mean, variance = torch.batch_norm_update_stats(x, mean, variance, norm.momentum)
     return mean, (variance + norm.eps).rsqrt()
 
 
@@ -86,9 +92,10 @@ def _code_table(weight: Tensor, num_classes: int) -> Tensor:
     return F.pad(classes, (0, 0, 1, 0))
 
 
-def _pieces(length: int, width: int, device: torch.device) -> Iterator[slice]:
-    """Ranges of rows of a [length, width] matrix that are worked on at once."""
-    step = max(1, ELEMENTS_AT_ONCE.get(device.type, 1 << 27) // width)
+def _pieces(matrix: Tensor) -> Iterator[slice]:
+    """Ranges of rows of a matrix that are worked on at once."""
+    length, width = matrix.shape
+    step = max(1, ELEMENTS_AT_ONCE[matrix.device.type] // width)
     for begin in range(0, length, step):
         yield slice(begin, min(begin + step, length))
 
@@ -124,8 +131,9 @@ class _MultiplyWindows(torch.autograd.Function):
         ctx.found = found
         padded = F.pad(hidden, (0, 0, 1, 0))
         out = hidden.new_empty(len(found.windows), len(weight))
-        for piece in _pieces(len(out), weight.shape[1], out.device):
-            torch.mm(_side_by_side(padded, found.windows[piece]), weight.T, out=out[piece])
+        step = ROWS_AT_ONCE[out.device.type]
+        for windows, rows in zip(torch.split(found.windows, step), torch.split(out, step), strict=True):
+            torch.mm(_side_by_side(padded, windows), weight.T, out=rows)
         return out
 
     @staticmethod
@@ -138,8 +146,9 @@ class _MultiplyWindows(torch.autograd.Function):
         columns = gradient @ weight
         of_hidden = found.places_of_window.sum(columns.view(-1, hidden.shape[1])).to(hidden.dtype)
         of_weight = torch.zeros_like(weight)
-        for piece in _pieces(*columns.shape, hidden.device):
-            of_weight.addmm_(gradient[piece].T, _side_by_side(padded, found.windows[piece]))
+        step = ROWS_AT_ONCE[hidden.device.type]
+        for windows, of_rows in zip(torch.split(found.windows, step), torch.split(gradient, step), strict=True):
+            of_weight.addmm_(of_rows.T, _side_by_side(padded, windows))
         return of_hidden, of_weight, None
 
 
@@ -174,9 +183,11 @@ class _Modulate(torch.autograd.Function):
         both = torch.cat([scale, beta], 1).to(x.dtype)
         out = torch.empty_like(x)
         channels = x.shape[1]
-        for piece in _pieces(*x.shape, x.device):
-            scales, shifts = both.index_select(0, found.row[piece]).split(channels, 1)
-            F.leaky_relu_(torch.addcmul(shifts, x[piece], scales, out=out[piece]), slope)
+        for piece in _pieces(x):
+            found_both = both.index_select(0, found.row[piece])
+            torch.addcmul(found_both[:, channels:], x[piece], found_both[:, :channels], out=out[piece])
+            if slope != 1:
+                F.leaky_relu_(out[piece], slope)
         ctx.save_for_backward(x, out, both, mean, inverse)
         ctx.found, ctx.slope, ctx.moving = found, slope, moving
         return out
@@ -189,10 +200,8 @@ class _Modulate(torch.autograd.Function):
         scale = both[:, : x.shape[1]].contiguous()
         # back through the leaky ReLU; what each row's pixels say about its shift and its scale
         of_x, centred = torch.empty_like(x), torch.empty_like(x)
-        for piece in _pieces(*x.shape, x.device):
-            torch.ops.aten.leaky_relu_backward(
-                gradient[piece], out[piece], ctx.slope, True, grad_input=of_x[piece]
-            )
+        for piece in _pieces(x):
+            torch.ops.aten.leaky_relu_backward(gradient[piece], out[piece], ctx.slope, True, grad_input=of_x[piece])
             torch.mul(x[piece] if mean is None else x[piece] - mean, of_x[piece], out=centred[piece])
         of_shift, of_scale = found.pixels_of_row.sum(of_x), found.pixels_of_row.sum(centred)
         del centred
@@ -204,7 +213,7 @@ class _Modulate(torch.autograd.Function):
             by_mean = -(scale * of_shift).sum(0) / len(x)
             by_spread = -(scale * of_scale).sum(0) / len(x) * inverse.square()
             own = by_mean - by_spread * mean, by_spread
-        for piece in _pieces(*x.shape, x.device):
+        for piece in _pieces(x):
             of_x[piece].mul_(scale.index_select(0, found.row[piece]))
             if own is not None:
                 of_x[piece].add_(torch.addcmul(own[0], x[piece], own[1]))

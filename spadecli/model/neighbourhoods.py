@@ -7,8 +7,8 @@ Everything here is numpy on the host; the tensors go to a device in one copy (se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -61,7 +61,7 @@ class Neighbourhoods:
         table holds, for each tap in reading order, a row for 0 (outside the map) and one for each code.
     windows: [rows, k²] windows of each distinct window of windows: 1..n, 0 outside the map.
     row: [M·h·w] the distinct window of windows around each pixel, 0..rows-1.
-    used: the rows of the table that are used at all. windows_of_used: the places in ``entries`` that hold each.
+    used: the rows of the table that are used at all. places_of_used: the places in ``entries`` that hold each.
     places_of_window: the places in ``windows`` that hold each of 1..n. pixels_of_row: the pixels of each row.
     """
 
@@ -78,14 +78,21 @@ class Neighbourhoods:
         """Distinct neighbourhoods as a share of the pixels: the share of the work that is left."""
         return len(self.windows) / len(self.row)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Neighbourhoods:
-        """The same with every tensor changed."""
-        values = (self.entries, self.windows, self.row, self.used)
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in the order that :meth:`of_tensors` takes."""
         groups = (self.places_of_used, self.places_of_window, self.pixels_of_row)
-        return Neighbourhoods(
-            *(change(t) for t in values),
-            *(Groups(*(change(t) for t in (g.order, g.pieces, g.groups))) for g in groups),
-        )
+        lists = [t for g in groups for t in (g.order, g.pieces, g.groups)]
+        return [self.entries, self.windows, self.row, self.used, *lists]
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return self.of_tensors([t.to(device) for t in self.tensors()])
+
+    @classmethod
+    def of_tensors(cls, tensors: Sequence[Tensor]) -> Self:
+        """The inverse of :meth:`tensors`."""
+        entries, windows, row, used, *lists = tensors
+        return cls(entries, windows, row, used, Groups(*lists[:3]), Groups(*lists[3:6]), Groups(*lists[6:]))
 
 
 def find_neighbourhoods(codes: Ints, kernel: int, num_codes: int) -> Neighbourhoods:
@@ -102,7 +109,10 @@ def find_neighbourhoods(codes: Ints, kernel: int, num_codes: int) -> Neighbourho
     order, starts = order[starts[0] :], starts - starts[0]
     _, *of_row = _members(rows.ravel(), number_of_rows + 1)
     return Neighbourhoods(
-        *(_int32(a) for a in (entries, windows, rows.ravel() - 1, used)),
+        _int32(entries),
+        _int32(windows),
+        _int32(rows.ravel() - 1),
+        _int32(used),
         Groups.build(*of_used),
         Groups.build(order, starts),
         Groups.build(*of_row),

@@ -106,7 +106,7 @@ def _as_stored(v: Tensor, weight: Tensor) -> Tensor:
 
 def _shaped(rows: Tensor, weight: Tensor) -> Tensor:
     """The inverse of :func:`_rows_as_stored`, for rows or a single one."""
-    out, fin, height, width = weight.shape
+    fin, height, width = weight.shape[1:]
     if _format(weight) != torch.channels_last:
         return rows.view(-1, fin, height, width)
     return rows.view(-1, height, width, fin).permute(0, 3, 1, 2)

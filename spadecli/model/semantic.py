@@ -6,14 +6,18 @@ nearest-downsampled integers, at a fraction of the memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .neighbourhoods import Neighbourhoods, find_neighbourhoods
 
 Modulation = Literal["auto", "plain", "fast"]
+Size = tuple[int, int]
 WORTHWHILE_SHARE = 0.6
 
 
@@ -35,11 +39,12 @@ class SemanticMap:
         num_classes: int,
         modulation: Modulation = "plain",
         memory_format: torch.memory_format = torch.contiguous_format,
+        found: Mapping[tuple[Size, int], Neighbourhoods | None] | None = None,
     ) -> None:
         self.channels, self.edges, self.num_classes, self.modulation = channels, edges, num_classes, modulation
         self.memory_format = memory_format
         self._planes: dict[tuple[tuple[int, int], torch.dtype], Tensor] = {}
-        self._neighbourhoods: dict[tuple[tuple[int, int], int], Neighbourhoods] = {}
+        self._neighbourhoods: dict[tuple[Size, int], Neighbourhoods | None] = dict(found or {})
 
     @property
     def size(self) -> tuple[int, int]:
@@ -56,32 +61,42 @@ class SemanticMap:
         """
         key = (size, dtype)
         if key not in self._planes:
-            channels, edges = self._at(size)
-            num_planes = self.num_classes + (edges is not None)
+            channels = nearest(self.channels, size)
+            num_planes = self.num_classes + (self.edges is not None)
             shape = (len(channels), num_planes, *size)
             planes = torch.empty(shape, dtype=dtype, device=channels.device, memory_format=self.memory_format)
             planes.zero_().scatter_(1, channels[:, None], 1)
-            if edges is not None:
-                planes[:, -1] = edges
+            if self.edges is not None:
+                planes[:, -1] = nearest(self.edges, size)
             self._planes[key] = planes
         return self._planes[key]
 
-    def neighbourhoods(self, size: tuple[int, int], kernel: int) -> Neighbourhoods | None:
+    def neighbourhoods(self, size: Size, kernel: int) -> Neighbourhoods | None:
         """The distinct neighbourhoods at ``size``, or None where the plain convolutions are to be used."""
         if self.modulation == "plain" or (self.modulation == "auto" and self.channels.is_cuda):
             return None
         key = (size, kernel)
         if key not in self._neighbourhoods:
-            channels, edges = self._at(size)
-            codes = channels + 1 if edges is None else 2 * channels + edges.long() + 1
-            num_codes = self.num_classes if edges is None else 2 * self.num_classes
-            found = find_neighbourhoods(codes.cpu().numpy(), kernel, num_codes)
-            self._neighbourhoods[key] = found.map(lambda t: t.to(channels.device))
-        found = self._neighbourhoods[key]
-        return found if self.modulation == "fast" or found.share <= WORTHWHILE_SHARE else None
+            codes, num_codes = label_codes(self.channels, self.edges, self.num_classes, size)
+            found = find_neighbourhoods(codes, kernel, num_codes)
+            used = self.modulation == "fast" or worthwhile(found.share)
+            self._neighbourhoods[key] = found.to(self.channels.device) if used else None
+        return self._neighbourhoods[key]
 
-    def _at(self, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-        """Channels and edges, nearest (floor) sampled."""
-        step_y, step_x = self.size[0] // size[0], self.size[1] // size[1]
-        edges = self.edges[:, ::step_y, ::step_x] if self.edges is not None else None
-        return self.channels[:, ::step_y, ::step_x], edges
+
+def worthwhile(share: float) -> bool:
+    """Whether working by neighbourhood is cheaper where they are this share of the pixels."""
+    return share <= WORTHWHILE_SHARE
+
+
+def label_codes(channels: Tensor, edges: Tensor | None, num_classes: int, size: Size) -> tuple[NDArray[np.int64], int]:
+    """One number, 1 and above, for channel and edge of each pixel at ``size`` [M,h,w], and how many there may be."""
+    codes = nearest(channels, size).cpu().numpy().astype(np.int64)
+    if edges is None:
+        return codes + 1, num_classes
+    return 2 * codes + nearest(edges, size).cpu().numpy().astype(np.int64) + 1, 2 * num_classes
+
+
+def nearest(maps: Tensor, size: Size) -> Tensor:
+    """Maps [M,H,W] nearest (floor) sampled; ``size`` divides theirs."""
+    return maps[:, :: maps.shape[1] // size[0], :: maps.shape[2] // size[1]]

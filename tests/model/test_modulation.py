@@ -68,22 +68,30 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def layer_results(layer: SPADE, maps: Maps, modulation: str, dtype: torch.dtype, samples: int = 1) -> list:
+def layer_results(
+    layer: SPADE,
+    maps: Maps,
+    modulation: str,
+    dtype: torch.dtype,
+    samples: int = 1,
+    slope: float = 0.2,
+    offset: float = 0,
+) -> list:
     """Output, and gradients of input and parameters, for a fixed input and output gradient at half size."""
     channels, edges, num_classes = maps
     semantic = SemanticMap(channels, edges, num_classes, modulation)
     random = torch.Generator().manual_seed(1)
     shape = (len(channels) * samples, 6, channels.shape[1] // 2, channels.shape[2] // 2)
-    x = torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_()
+    x = torch.randn(shape, generator=random, dtype=torch.float64).add_(offset).to(dtype).requires_grad_()
     layer.zero_grad()
-    y = layer(x, semantic)
+    y = layer(x, semantic, slope)
     y.backward(torch.randn(shape, generator=random, dtype=torch.float64).to(dtype))
     return [y.detach(), x.grad, *(p.grad.clone() for p in layer.parameters())]
 
 
-def spade_layer(maps: Maps, kernel: int, dtype: torch.dtype) -> SPADE:
+def spade_layer(maps: Maps, kernel: int, dtype: torch.dtype, norm: str = "batch") -> SPADE:
     torch.manual_seed(2)
-    layer = SPADE(6, maps[2] + (maps[1] is not None), 5, kernel, "batch").to(dtype)
+    layer = SPADE(6, maps[2] + (maps[1] is not None), 5, kernel, norm).to(dtype)
     torch.nn.init.normal_(layer.shared.bias)  # relu(bias) is then not zero, as it is outside the map
     return layer
 
@@ -100,6 +108,35 @@ def test_outputs_and_gradients_are_those_of_the_plain_layer(kind, kernel, dtype)
     layer = spade_layer(maps, kernel, dtype)
     fast, plain = (layer_results(layer, maps, m, dtype) for m in ("fast", "plain"))
     assert largest_difference(fast, plain) < LIMITS[dtype]
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "a class of its own", "evaluated"])
+@pytest.mark.parametrize("slope", [0.2, 1])
+def test_any_norm_and_what_it_keeps_are_those_of_the_plain_layer(norm, slope):
+    class Own(torch.nn.BatchNorm2d):
+        pass
+
+    maps = made_up("blocks", edges=True)
+    results, kept = {}, {}
+    for modulation in ("fast", "plain"):
+        layer = spade_layer(maps, 3, torch.float64, "instance" if norm == "instance" else "batch")
+        if norm == "a class of its own":
+            layer.norm = Own(6, affine=False).double()
+        layer_results(layer, maps, modulation, torch.float64)  # running statistics move twice
+        layer.train(norm != "evaluated")
+        results[modulation] = layer_results(layer, maps, modulation, torch.float64, slope=slope)
+        kept[modulation] = dict(layer.norm.named_buffers())
+    assert largest_difference(results["fast"], results["plain"]) < 1e-10
+    torch.testing.assert_close(kept["fast"], kept["plain"])
+
+
+def test_activations_far_from_zero_keep_their_gradients():
+    maps = made_up("blocks", edges=False)
+    layer = spade_layer(maps, 3, torch.float32)
+    found = [layer_results(layer, maps, m, torch.float32, offset=30.0) for m in ("fast", "plain")]
+    exact = layer_results(layer.double(), maps, "plain", torch.float64, offset=30.0)
+    fast, plain = (largest_difference(f, exact) for f in found)
+    assert fast < 3 * plain
 
 
 def test_samples_of_a_mask_share_its_modulation():
