@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..core.allocator import keep_freed_memory
 from ..core.world import World
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
@@ -96,6 +97,7 @@ def train(
     if dry_run:
         _show_plan(plan_training(options, ui), ui)
         return
+    keep_freed_memory()
     result = train(options, ui)
     if not world.is_first:
         return

@@ -54,6 +54,10 @@ class Tables:
         """The same in pinned memory; the data loader calls it."""
         return Tables(self.flat.pin_memory(), self.kernel, self.shapes)
 
+    def tensor_split(self, parts: int) -> list[Tables]:
+        """In one part, themselves."""
+        return PartedTables([self]).tensor_split(parts)
+
     def neighbourhoods(self) -> dict[tuple[Size, int], Neighbourhoods | None]:
         """By size and kernel, None where the plain form is to be used. Views: nothing is copied."""
         found: dict[tuple[Size, int], Neighbourhoods | None] = {}
@@ -86,28 +90,39 @@ class PartedTables:
 
 
 class CollateTables:
-    """The data loader's collate function: the default one, and ``tables`` of the label maps."""
+    """The data loader's collate function: the default one, and ``tables`` of the label maps.
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.num_classes, self.kernel = recipe.labels.num_classes, recipe.model.kernel
+    parts: how many parts the batch is taken in.
+    """
+
+    def __init__(self, recipe: Recipe, parts: int = 1) -> None:
+        self.num_classes, self.kernel, self.parts = recipe.labels.num_classes, recipe.model.kernel, parts
         self.sizes, self.every = level_sizes(recipe.model), recipe.train.modulation == "fast"
 
     def __call__(self, items: list[dict[str, Tensor]]) -> dict[str, Any]:
         """Items of a TrainingSet to a batch."""
         batch: dict[str, Any] = default_collate(items)
-        batch["tables"] = Tables.build(
-            batch["channels"], batch.get("edges"), self.num_classes, self.sizes, self.kernel, self.every
-        )
+        batch["tables"] = self.tables(batch)
         return batch
 
+    def tables(self, batch: Mapping[str, Tensor]) -> Tables | PartedTables:
+        """The tables of a batch that has none."""
+        channels = batch["channels"].tensor_split(self.parts)
+        edges = batch["edges"].tensor_split(self.parts) if "edges" in batch else [None] * self.parts
+        parts = [
+            Tables.build(c, e, self.num_classes, self.sizes, self.kernel, self.every)
+            for c, e in zip(channels, edges, strict=True)
+        ]
+        return parts[0] if self.parts == 1 else PartedTables(parts)
 
-def collate_for(recipe: Recipe, device: torch.device) -> CollateTables | None:
+
+def collate_for(recipe: Recipe, device: torch.device, parts: int = 1) -> CollateTables | None:
     """The collate function of a recipe's training on a device; None is the default one, where no table is used."""
     if recipe.model.conditioning != "spade" or recipe.train.modulation == "plain":
         return None
     if recipe.train.modulation == "auto" and device.type != "cpu":
         return None  # see SemanticMap
-    return CollateTables(recipe)
+    return CollateTables(recipe, parts)
 
 
 def level_sizes(arch: Architecture) -> list[Size]:

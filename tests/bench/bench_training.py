@@ -1,8 +1,10 @@
 """Training steps with plain and with fast SPADE layers, compared in one run.
 
-    python tests/bench/bench_training.py [coco|facades] [--batch 2] [--repeats 5] [--threads 2]
+    python tests/bench/bench_training.py [coco|noise|facades] [--batch 2] [--repeats 5] [--only whole_step]
 
-Real masks; the forms take turns, and medians are compared. Peak memory is that of a process of its own.
+On the CPU: real masks, and noise, where the fast form has nothing to gain; the forms take turns, and medians are
+compared; peak memory is that of a process of its own. On a CUDA device, where there is one: COCO-Stuff settings in
+four forms at batch 8, 16 and 32, with tables made beforehand as the data loader's workers make them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import shared  # noqa: E402
 
+from spadecli.core.allocator import keep_freed_memory  # noqa: E402
 from spadecli.core.recipe import Recipe, find_recipe, load_recipe  # noqa: E402
 from spadecli.data.edges import instance_edges  # noqa: E402
 from spadecli.data.masks import (  # noqa: E402
@@ -36,10 +41,30 @@ from spadecli.data.masks import (  # noqa: E402
     resize_photo,
 )
 from spadecli.model import losses  # noqa: E402
+from spadecli.model.tables import CollateTables  # noqa: E402
 from spadecli.model.trainer import Trainer  # noqa: E402
 
-FORMS = ("plain", "auto")
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a step is computed. tf32: whether float32 products on a GPU may round their factors to 10 bits."""
+
+    name: str
+    modulation: str
+    precision: str | None = None  # None is the recipe's own
+    tf32: bool = False
+
+
+CPU_FORMS = (Form("plain", "plain"), Form("fast", "auto"))
+GPU_FORMS = (
+    Form("plain fp32", "plain", "fp32"),
+    Form("plain tf32", "plain", "fp32", tf32=True),
+    Form("plain bf16", "plain", "bf16", tf32=True),
+    Form("fast bf16", "fast", "bf16", tf32=True),
+)
+GPU_BATCHES = (8, 16, 32)
 
 
 def coco(batch: int) -> tuple[dict, Batch]:
@@ -59,13 +84,28 @@ def coco(batch: int) -> tuple[dict, Batch]:
         "train": {"batch": batch, "steps": 1},
     }
     items = []
-    for path in sorted(shared("data", "coco_sample", "train_label").glob("*.png"))[:batch]:
+    files = sorted(shared("data", "coco_sample", "train_label").glob("*.png"))
+    for i, path in enumerate((files * batch)[:batch]):
         folder = path.parents[1]
         mask = resize_codes(read_pixels(path).astype(np.uint8), size)
         ids = resize_instances(read_instances(folder / "train_inst" / path.name), size)
         photo = resize_photo(read_photo(folder / "train_img" / f"{path.stem}.jpg"), size)
-        items.append((np.where(mask == 255, 182, mask), instance_edges(ids), photo))
+        mask, edges = np.where(mask == 255, 182, mask), instance_edges(ids)
+        # there are fewer files than the largest batch: others come mirrored, then upside down
+        turn = (
+            slice(None, None, -1 if i // len(files) & 2 else 1),
+            slice(None, None, -1 if i // len(files) & 1 else 1),
+        )
+        items.append((mask[turn], edges[turn], photo[turn]))
     return recipe, as_batch(items)
+
+
+def noise(batch: int) -> tuple[dict, Batch]:
+    """COCO-Stuff's settings with a class drawn for each pixel: no neighbourhood is there twice."""
+    recipe, real = coco(batch)
+    random = torch.Generator().manual_seed(0)
+    real["channels"] = torch.randint(183, real["channels"].shape, generator=random, dtype=torch.uint8)
+    return recipe, real
 
 
 def facades(batch: int) -> tuple[dict, Batch]:
@@ -91,7 +131,7 @@ def as_batch(items: list) -> Batch:
     return batch
 
 
-CASES = {"coco": (coco, 2), "facades": (facades, 8)}
+CASES = {"coco": (coco, 1), "noise": (noise, 1), "facades": (facades, 8)}
 
 
 def generator_step(trainer: Trainer, batch: Batch) -> None:
@@ -125,37 +165,85 @@ def whole_step(trainer: Trainer, batch: Batch) -> None:
     trainer.step(batch, 1.0)
 
 
-def make_trainer(recipe: dict, form: str) -> Trainer:
-    train = {**recipe["train"], "modulation": form}
-    return Trainer(Recipe.model_validate({**recipe, "train": train}), torch.device("cpu"))
+STEPS = {step.__name__: step for step in (generator_step, discriminator_step, whole_step)}
+
+
+def make_trainer(recipe: dict, form: Form, device: str = "cpu") -> Trainer:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = form.tf32
+    train = {**recipe["train"], "modulation": form.modulation}
+    if form.precision:
+        train["precision"] = form.precision
+    return Trainer(Recipe.model_validate({**recipe, "train": train}), torch.device(device))
 
 
 def seconds(step: Callable[[Trainer, Batch], None], trainer: Trainer, batch: Batch) -> float:
     start = time.perf_counter()
     step(trainer, batch)
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def compare(case: str, batch_size: int, repeats: int) -> None:
+def compare_on_cpu(case: str, batch_size: int, repeats: int, only: list[str]) -> None:
     recipe, batch = CASES[case][0](batch_size)
-    trainers = {form: make_trainer(recipe, form) for form in FORMS}
-    print(f"{case}, batch {batch_size}, {recipe['train'].get('precision', 'fp32')}")
-    print(f"{'':20}{'plain':>10}{'fast':>10}{'ratio':>8}")
-    for step in (generator_step, discriminator_step, whole_step):
-        times: dict[str, list[float]] = {form: [] for form in FORMS}
+    print(f"{case}, batch {batch_size}, {recipe['train'].get('precision', 'fp32')}, CPU")
+    print(f"{'':20}{'plain':>10}{'fast':>10}{'ratio':>8}", flush=True)
+    trainers = {form: make_trainer(recipe, form) for form in CPU_FORMS}
+    for name, step in STEPS.items():
+        if name not in only:
+            continue
+        times: dict[Form, list[float]] = {form: [] for form in CPU_FORMS}
         for _ in range(repeats + 1):
             for form, trainer in trainers.items():
                 times[form].append(seconds(step, trainer, batch))
-        plain, fast = (statistics.median(times[form][1:]) for form in FORMS)  # the first warms up
-        print(f"{step.__name__.replace('_', ' '):20}{plain:9.3f}s{fast:9.3f}s{plain / fast:7.2f}x")
-    plain, fast = (peak_memory(case, batch_size, form) for form in FORMS)
-    print(f"{'peak memory':20}{plain:8.0f}MB{fast:8.0f}MB{plain / fast:7.2f}x\n")
+        plain, fast = (statistics.median(times[form][1:]) for form in CPU_FORMS)  # the first warms up
+        print(f"{name.replace('_', ' '):20}{plain:9.3f}s{fast:9.3f}s{plain / fast:7.2f}x", flush=True)
+    trainers.clear()
+    if "memory" in only:
+        plain, fast = (peak_memory(case, batch_size, form) for form in CPU_FORMS)
+        print(f"{'peak memory':20}{plain:8.0f}MB{fast:8.0f}MB{plain / fast:7.2f}x", flush=True)
+    print()
 
 
-def peak_memory(case: str, batch_size: int, form: str) -> float:
+def peak_memory(case: str, batch_size: int, form: Form) -> float:
     """Peak resident MB of a process that takes two whole steps."""
-    command = [sys.executable, __file__, case, "--batch", str(batch_size), "--memory-of", form]
+    command = [sys.executable, __file__, case, "--batch", str(batch_size), "--memory-of", form.name]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def print_peak_memory(case: str, batch_size: int, form_name: str) -> None:
+    recipe, batch = CASES[case][0](batch_size)
+    trainer = make_trainer(recipe, next(form for form in CPU_FORMS if form.name == form_name))
+    for _ in range(2):
+        whole_step(trainer, batch)
+    # not getrusage, which counts the parent's pages too
+    status = Path("/proc/self/status").read_text()
+    print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024)
+
+
+def compare_on_gpu(batch_size: int, repeats: int) -> None:
+    recipe, batch = coco(batch_size)
+    print(f"coco, batch {batch_size}, {torch.cuda.get_device_name()}")
+    print(f"{'':12}{'generator':>12}{'discriminator':>15}{'whole':>10}{'peak memory':>14}")
+    for form in GPU_FORMS:
+        trainer = make_trainer(recipe, form, "cuda")
+        ready = dict(batch)
+        if form.modulation == "fast":
+            collate = CollateTables(trainer.recipe)
+            start = time.perf_counter()
+            ready["tables"] = collate.tables(batch)
+            made = time.perf_counter() - start
+        ready = {name: value.pin_memory() for name, value in ready.items()}
+        torch.cuda.reset_peak_memory_stats()
+        medians = []
+        for step in STEPS.values():
+            times = [seconds(step, trainer, ready) for _ in range(repeats + 3)]
+            medians.append(statistics.median(times[3:]))  # the first ones choose algorithms
+        peak = torch.cuda.max_memory_allocated() / 2**20
+        print(f"{form.name:12}{medians[0]:11.4f}s{medians[1]:14.4f}s{medians[2]:9.4f}s{peak:12.0f}MB", flush=True)
+        del trainer
+        torch.cuda.empty_cache()
+    print(f"tables of a batch: {made:.3f} s of one core, beside the loop\n")
 
 
 def main() -> None:
@@ -164,23 +252,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--memory-of", choices=FORMS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=[*STEPS, "memory"], default=[*STEPS, "memory"])
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     if args.memory_of:
-        recipe, batch = CASES[args.cases[0]][0](args.batch)
-        trainer = make_trainer(recipe, args.memory_of)
-        for _ in range(2):
-            whole_step(trainer, batch)
-        # not getrusage, which counts the parent's pages too
-        status = Path("/proc/self/status").read_text()
-        print(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024)
+        print_peak_memory(args.cases[0], args.batch, args.memory_of)
         return
-    print(
-        f"{platform.platform()}, {args.threads} threads; Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    python = platform.python_version()
+    print(f"{platform.platform()}, {args.threads} threads; Python {python}, torch {torch.__version__}")
     for case in args.cases:
-        compare(case, args.batch or CASES[case][1], args.repeats)
+        compare_on_cpu(case, args.batch or CASES[case][1], args.repeats, args.only)
+    if torch.cuda.is_available():
+        for batch_size in GPU_BATCHES:
+            compare_on_gpu(batch_size, args.repeats)
+    else:
+        print("GPU: not measured: no CUDA device")
 
 
 if __name__ == "__main__":

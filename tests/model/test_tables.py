@@ -65,6 +65,7 @@ def test_sizes_where_it_is_not_worthwhile_stay_plain():
 def test_tables_of_parts_come_apart_as_the_batch_does():
     parts = [Tables.build(blocks()[i : i + 1], None, 9, SIZES, 3, every=True) for i in range(2)]
     assert PartedTables(parts).tensor_split(2) == parts
+    assert parts[0].tensor_split(1) == parts[:1]
     with pytest.raises(ValueError, match="2 parts"):
         PartedTables(parts).tensor_split(3)
 
