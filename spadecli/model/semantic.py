@@ -18,7 +18,7 @@ from .neighbourhoods import Neighbourhoods, find_neighbourhoods
 
 Modulation = Literal["auto", "plain", "fast"]
 Size = tuple[int, int]
-WORTHWHILE_SHARE = 0.6
+WORTHWHILE_SHARE = 0.85  # forward and backward take the same time at about 0.9 (see tests/bench/bench_training.py)
 
 
 class SemanticMap:
@@ -29,7 +29,10 @@ class SemanticMap:
     The planes are one-hot classes, then the edge plane if any.
     modulation: how SPADE layers compute gamma and beta. "plain": by convolutions of the planes. "fast": once
         for each distinct neighbourhood of labels. "auto": fast at the sizes where that is cheaper, on
-        the CPU; plain on CUDA, where building the tables would wait for the device and nothing was measured.
+        the CPU; plain on CUDA, where nothing was measured.
+    memory_format: of the planes. found: neighbourhoods by size and kernel, where they were found before (see
+        tables.py), None for a size where the plain form is to be used. The others are found when a layer asks,
+        for which a CUDA device has to be waited for.
     """
 
     def __init__(
