@@ -11,7 +11,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..core.architecture import Norm
-from .modulation import at_pixels, gamma_beta_rows, modulate
+from .modulation import at_pixels, gamma_beta_rows, is_cheaper, modulate
+from .neighbourhoods import Neighbourhoods
 from .semantic import SemanticMap
 
 EPS = 1e-5
@@ -156,7 +157,7 @@ class SPADE(nn.Module):
 
     def modulation(self, semantic: SemanticMap, size: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """gamma and beta of each mask, each [M,C,h,w]. They depend on the mask alone."""
-        found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
+        found = self._neighbourhoods(semantic, size)
         if found is not None:
             rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, dtype)
             return at_pixels(rows, found, len(semantic), size)
@@ -170,7 +171,7 @@ class SPADE(nn.Module):
         ``slope``: that of a leaky ReLU which follows, taken into the same step; 1 is none.
         """
         size, masks = (x.shape[2], x.shape[3]), len(semantic)
-        found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
+        found = self._neighbourhoods(semantic, size)
         if found is not None and x.shape[0] == masks:
             rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, x.dtype)
             return modulate(x, self.norm, rows, found, slope)
@@ -182,6 +183,13 @@ class SPADE(nn.Module):
             grouped = normed.unflatten(0, (masks, x.shape[0] // masks))
             out = torch.addcmul(beta.unsqueeze(1), grouped, 1 + gamma.unsqueeze(1)).flatten(0, 1)
         return out if slope == 1 else F.leaky_relu(out, slope)
+
+    def _neighbourhoods(self, semantic: SemanticMap, size: tuple[int, int]) -> Neighbourhoods | None:
+        """Those to work by, or None where this layer is computed by convolutions."""
+        found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
+        if found is None or semantic.modulation == "fast" or is_cheaper(found.share, self.shared, self.gamma_beta):
+            return found
+        return None
 
 
 class PlainNorm(nn.Module):

@@ -18,7 +18,7 @@ from .neighbourhoods import Neighbourhoods, find_neighbourhoods
 
 Modulation = Literal["auto", "plain", "fast"]
 Size = tuple[int, int]
-WORTHWHILE_SHARE = 0.85  # forward and backward take the same time at about 0.9 (see tests/bench/bench_training.py)
+WORTHWHILE_SHARE = 0.95
 
 
 class SemanticMap:
@@ -88,7 +88,10 @@ class SemanticMap:
 
 
 def worthwhile(share: float) -> bool:
-    """Whether working by neighbourhood is cheaper where they are this share of the pixels."""
+    """Whether neighbourhoods that are this share of the pixels are cheaper for any layer at all.
+
+    What a single layer gains is weighed by :func:`spadecli.model.modulation.is_cheaper`.
+    """
     return share <= WORTHWHILE_SHARE
 
 

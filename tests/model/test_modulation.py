@@ -8,6 +8,7 @@ from conftest import shared
 from spadecli.core.architecture import Architecture
 from spadecli.data.edges import instance_edges
 from spadecli.data.masks import read_instances, read_pixels
+from spadecli.model import norm
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
 from spadecli.model.norm import SPADE
@@ -89,9 +90,9 @@ def layer_results(
     return [y.detach(), x.grad, *(p.grad.clone() for p in layer.parameters())]
 
 
-def spade_layer(maps: Maps, kernel: int, dtype: torch.dtype, norm: str = "batch") -> SPADE:
+def spade_layer(maps: Maps, kernel: int, dtype: torch.dtype, kind: str = "batch") -> SPADE:
     torch.manual_seed(2)
-    layer = SPADE(6, maps[2] + (maps[1] is not None), 5, kernel, norm).to(dtype)
+    layer = SPADE(6, maps[2] + (maps[1] is not None), 5, kernel, kind).to(dtype)
     torch.nn.init.normal_(layer.shared.bias)  # relu(bias) is then not zero, as it is outside the map
     return layer
 
@@ -110,20 +111,20 @@ def test_outputs_and_gradients_are_those_of_the_plain_layer(kind, kernel, dtype)
     assert largest_difference(fast, plain) < LIMITS[dtype]
 
 
-@pytest.mark.parametrize("norm", ["batch", "instance", "a class of its own", "evaluated"])
+@pytest.mark.parametrize("kind", ["batch", "instance", "a class of its own", "evaluated"])
 @pytest.mark.parametrize("slope", [0.2, 1])
-def test_any_norm_and_what_it_keeps_are_those_of_the_plain_layer(norm, slope):
+def test_any_norm_and_what_it_keeps_are_those_of_the_plain_layer(kind, slope):
     class Own(torch.nn.BatchNorm2d):
         pass
 
     maps = made_up("blocks", edges=True)
     results, kept = {}, {}
     for modulation in ("fast", "plain"):
-        layer = spade_layer(maps, 3, torch.float64, "instance" if norm == "instance" else "batch")
-        if norm == "a class of its own":
+        layer = spade_layer(maps, 3, torch.float64, "instance" if kind == "instance" else "batch")
+        if kind == "a class of its own":
             layer.norm = Own(6, affine=False).double()
         layer_results(layer, maps, modulation, torch.float64)  # running statistics move twice
-        layer.train(norm != "evaluated")
+        layer.train(kind != "evaluated")
         results[modulation] = layer_results(layer, maps, modulation, torch.float64, slope=slope)
         kept[modulation] = dict(layer.norm.named_buffers())
     assert largest_difference(results["fast"], results["plain"]) < 1e-10
@@ -153,6 +154,18 @@ def test_auto_takes_the_plain_form_on_noise_and_the_fast_one_on_real_masks():
     real = SemanticMap(*coco(256), "auto")
     assert real.neighbourhoods((256, 256), 3) is not None
     assert real.neighbourhoods((256, 256), 3) is real.neighbourhoods((256, 256), 3)
+
+
+def test_auto_weighs_what_a_layer_computes(monkeypatch):
+    """Wide layers gain where narrow ones do not."""
+    by_neighbourhood = []
+    monkeypatch.setattr(norm, "modulate", lambda x, *rest: by_neighbourhood.append(x.shape[1]) or x)
+    some_noise = torch.where(torch.rand(2, 32, 48, generator=torch.Generator().manual_seed(0)) < 0.04, 1, 0)
+    semantic = SemanticMap(some_noise, None, 9, "auto")
+    assert 0.5 < semantic.neighbourhoods((32, 48), 3).share < 0.8
+    for channels in (4, 1024):
+        SPADE(channels, 9, 5, 3, "batch")(torch.zeros(2, channels, 32, 48), semantic)
+    assert by_neighbourhood == [1024]
 
 
 def test_a_generator_has_the_same_images_and_gradients():
