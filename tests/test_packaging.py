@@ -67,7 +67,8 @@ def test_the_wheel_holds_code_recipes_weights_and_templates(wheel):
         str(p.relative_to(ROOT)) for p in ROOT.glob("spadecli/**/*") if p.suffix in {".py", ".jinja", ".typed", ".cpp"}
     }
     shipped = {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in ROOT.glob("recipes/*.toml")}
-    shipped |= {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in ROOT.glob("weights/*.safetensors")}
+    weights = (p for kind in ("safetensors", "h5") for p in ROOT.glob(f"weights/*.{kind}"))
+    shipped |= {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in weights}
     assert code | shipped <= held
     kernels = {n for n in held if re.fullmatch(r"spadecli/model/fast/_kernels_\w+\.[^/]*(so|pyd)", n)}
     others = {n for n in held - code - shipped - kernels if ".dist-info/" not in n}

@@ -28,7 +28,7 @@ def backend(tmp_path, monkeypatch):
     """A fake backend whose style is the photo's mean colour, two masks, two photos; the folder is the current one."""
     fake = FakeBackend(make_card(latent="encoder"))
     for module in (command, styles_command):
-        monkeypatch.setattr(module, "open_backend", lambda path, device: fake)
+        monkeypatch.setattr(module, "open_backend", lambda path, device, **chosen: fake)
     monkeypatch.chdir(tmp_path)
     Path("w.safetensors").write_bytes(b"weights")
     for name in ("a", "sub/b"):
