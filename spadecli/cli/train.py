@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..core.allocator import keep_freed_memory
+from ..core.allocator import use_huge_pages
 from ..core.world import World
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
@@ -79,6 +79,7 @@ def train(
     world = World.from_environment()
     if dry_run and not world.is_first:
         return
+    use_huge_pages()
     from ..commands.train import TrainOptions, train
     from ..commands.train_plan import plan_training
 
@@ -97,7 +98,6 @@ def train(
     if dry_run:
         _show_plan(plan_training(options, ui), ui)
         return
-    keep_freed_memory()
     result = train(options, ui)
     if not world.is_first:
         return

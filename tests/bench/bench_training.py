@@ -21,15 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from spadecli.core.allocator import use_huge_pages  # noqa: E402
+
+use_huge_pages()  # as the train command does, before torch is imported
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 from conftest import shared  # noqa: E402
 
-from spadecli.core.allocator import keep_freed_memory  # noqa: E402
 from spadecli.core.recipe import Recipe, find_recipe, load_recipe  # noqa: E402
 from spadecli.data.edges import instance_edges  # noqa: E402
 from spadecli.data.masks import (  # noqa: E402
@@ -256,7 +258,7 @@ def main() -> None:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    keep_freed_memory()
+
     if args.memory_of:
         print_peak_memory(args.cases[0], args.batch, args.memory_of)
         return

@@ -162,7 +162,7 @@ def test_auto_weighs_what_a_layer_computes(monkeypatch):
     monkeypatch.setattr(norm, "modulate", lambda x, *rest: by_neighbourhood.append(x.shape[1]) or x)
     some_noise = torch.where(torch.rand(2, 32, 48, generator=torch.Generator().manual_seed(0)) < 0.04, 1, 0)
     semantic = SemanticMap(some_noise, None, 9, "auto")
-    assert 0.5 < semantic.neighbourhoods((32, 48), 3).share < 0.8
+    assert 0.1 < semantic.neighbourhoods((32, 48), 3).share < 0.8
     for channels in (4, 1024):
         SPADE(channels, 9, 5, 3, "batch")(torch.zeros(2, channels, 32, 48), semantic)
     assert by_neighbourhood == [1024]
