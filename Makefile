@@ -32,6 +32,7 @@ lint: setup ## ruff, mypy strict, the import contract
 
 bench: setup ## speed of rendering, plain and fast, and of the whole command; half an hour
 	$(BIN)/python tests/bench/bench_render.py
+	$(BIN)/python tests/bench/bench_tiles.py
 
 clean: ## remove .venv, caches and build folders; keeps masks, renders, runs and data
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

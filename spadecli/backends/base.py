@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ CHOOSING = {".safetensors"}  # kinds of weights whose form and precision are cho
 
 Form = Literal["auto", "fast", "plain"]
 Precision = Literal["fp32", "bf16"]
+TileSize = int | Literal["auto"] | None
 
 
 @runtime_checkable
@@ -65,7 +66,12 @@ class Backend(Protocol):
 
 
 def open_backend(
-    path: str | Path, device: str = "auto", *, form: Form = "auto", precision: Precision = "fp32"
+    path: str | Path,
+    device: str = "auto",
+    *,
+    form: Form = "auto",
+    precision: Precision = "fp32",
+    tile: TileSize = None,
 ) -> Backend:
     """Open weights with the backend that their suffix names.
 
@@ -73,8 +79,10 @@ def open_backend(
     form: how the generator is computed. "plain": by the convolutions that were trained. "fast": the same function,
         re-formulated for inference. "auto": fast on a CPU where the network has a fast form, else plain.
     precision: "bf16" computes in half precision, which changes pixels.
-    Raises UserError where the file is missing or of an unknown kind, BackendUnavailable where the device or
-    package is missing.
+    tile: compute images in overlapping tiles of at most so many pixels a side, a multiple of the stride, or of a size
+        that suits most ("auto"): the same pixels but for rounding, in memory that the image's size hardly enters.
+    Raises UserError where the file is missing or of an unknown kind, or cannot be computed so, BackendUnavailable
+    where the device or package is missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,12 +92,19 @@ def open_backend(
     if path.suffix not in REGISTRY:
         raise UserError(f"{path}: unknown kind of weights; expected {', '.join(REGISTRY)}")
     module = importlib.import_module(f"{__package__}.{REGISTRY[path.suffix]}")
-    chosen = {} if (form, precision) == ("auto", "fp32") else {"form": form, "precision": precision}
+    chosen: dict[str, Any] = {} if (form, precision) == ("auto", "fp32") else {"form": form, "precision": precision}
     if chosen and path.suffix not in CHOOSING:
         raise UserError(
             f"{path}: form {form}, precision {precision}: fixed in files of this kind",
             hint=f"leave --plain and --precision out, or open {' or '.join(sorted(CHOOSING))} weights",
         )
+    if tile is not None and path.suffix not in CHOOSING:
+        raise UserError(
+            f"{path}: files of this kind compute images of one size, not tiles of larger ones",
+            hint=f"leave --tile out, or open {' or '.join(sorted(CHOOSING))} weights",
+        )
+    if tile is not None:
+        chosen["tile"] = tile
     backend: Backend = module.open_file(path, device, **chosen)
     return backend
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,8 +19,9 @@ from ..model.fast.generator import FastGenerator, why_not_fast
 from ..model.fast.windows import map_codes
 from ..model.generator import Generator
 from ..model.semantic import SemanticMap
+from ..model.tiling import TILE, Tile, find_tiles, why_not_tiled
 from ..model.weights import load_weights
-from .base import Form, Precision, check_photos, check_run
+from .base import Form, Precision, TileSize, check_photos, check_run
 
 
 def pick_device(device: str) -> torch.device:
@@ -48,11 +51,19 @@ class TorchBackend:
     name = "torch"
     fixed_size: tuple[int, int] | None = None
 
-    def __init__(self, path: Path, device: str = "auto", form: Form = "auto", precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str = "auto",
+        form: Form = "auto",
+        precision: Precision = "fp32",
+        tile: TileSize = None,
+    ) -> None:
         self._device = pick_device(device)
         self.device = str(self._device)
         self.card: Card
         self.card, generator, encoder = load_weights(path)
+        self.tile = _pick_tile(tile, self.card)
         self.form, self.precision = _pick_form(form, self._device, generator, self.card), precision
         self._generator: Generator | FastGenerator | None
         if self.form == "fast":
@@ -76,32 +87,48 @@ class TorchBackend:
             edges = np.zeros_like(labels) if edges is None else edges
         latent = torch.from_numpy(z).to(self._device) if z is not None and self.card.architecture.uses_z else None
         try:
-            if isinstance(self._generator, FastGenerator):
-                images = self._run_fast(self._generator, channels, edges, latent)
-            else:
-                images = self._run_plain(self._generator, channels, edges, latent)
-            out: NDArray[np.float32] = images.float().contiguous().cpu().numpy()
+            run = self._run_fast if self.form == "fast" else self._run_plain
+            return run(channels, edges, latent)
         except torch.OutOfMemoryError as e:
             raise MemoryError(str(e)) from e
-        return out
 
     def _run_fast(
-        self, generator: FastGenerator, channels: NDArray[np.int32], edges: NDArray[np.uint8] | None, z: Tensor | None
-    ) -> Tensor:
+        self, channels: NDArray[np.int32], edges: NDArray[np.uint8] | None, z: Tensor | None
+    ) -> NDArray[np.float32]:
+        generator = self._generator
+        assert isinstance(generator, FastGenerator)
         codes = map_codes(channels, edges)
-        if z is None:
-            return torch.cat([generator(one[None]) for one in codes])
-        return torch.cat([generator(one[None], zs) for one, zs in zip(codes, z.chunk(len(codes)), strict=True)])
+        latents = [None] * len(codes) if z is None else z.chunk(len(codes))
+        if self.tile is None:
+            return _on_host(torch.cat([generator(one[None], zs) for one, zs in zip(codes, latents, strict=True)]))
+        rows, size = len(codes) if z is None else len(z), (codes.shape[1], codes.shape[2])
+        out = np.empty((rows, 3, *size), np.float32)
+        for one, zs, images in zip(codes, latents, np.split(out, len(codes)), strict=True):
+            start = generator.start(one[None], zs)
+            self._fill(images, partial(generator.from_start, start, one[None]))
+        return out
 
     def _run_plain(
-        self, generator: Generator, channels: NDArray[np.int32], edges: NDArray[np.uint8] | None, z: Tensor | None
-    ) -> Tensor:
+        self, channels: NDArray[np.int32], edges: NDArray[np.uint8] | None, z: Tensor | None
+    ) -> NDArray[np.float32]:
+        generator = self._generator
+        assert isinstance(generator, Generator)
         planes = torch.from_numpy(edges).to(self._device) if edges is not None else None
         on_device = torch.from_numpy(channels).to(self._device).long()
         semantic = SemanticMap(on_device, planes, self.card.labels.num_classes)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            images: Tensor = generator(semantic, z)
-        return images
+            if self.tile is None:
+                return _on_host(generator(semantic, z))
+            start = generator.start(semantic, z)
+            out = np.empty((len(start), 3, *semantic.size), np.float32)
+            self._fill(out, partial(generator.from_start, start, semantic))
+        return out
+
+    def _fill(self, images: NDArray[np.float32], compute: Callable[[Tile], Tensor]) -> None:
+        """Images float32 [N,3,H,W], tile by tile: nothing of the network is larger than a tile but its start."""
+        assert self.tile is not None
+        for tile in find_tiles(self.card.architecture, images.shape[2:], self.tile):
+            tile.image.of(images)[:] = _on_host(compute(tile))
 
     @torch.inference_mode()
     def encode(self, photos: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -135,9 +162,37 @@ class TorchBackend:
         self.close()
 
 
-def open_file(path: Path, device: str, form: Form = "auto", precision: Precision = "fp32") -> TorchBackend:
+def open_file(
+    path: Path, device: str, form: Form = "auto", precision: Precision = "fp32", tile: TileSize = None
+) -> TorchBackend:
     """Open a .safetensors weights file."""
-    return TorchBackend(path, device, form, precision)
+    return TorchBackend(path, device, form, precision, tile)
+
+
+def _on_host(images: Tensor) -> NDArray[np.float32]:
+    out: NDArray[np.float32] = images.float().contiguous().cpu().numpy()
+    return out
+
+
+def _pick_tile(tile: TileSize, card: Card) -> int | None:
+    """Pixels a side, a multiple of the stride; None for no tiles."""
+    arch = card.architecture
+    if tile is None:
+        return None
+    if reason := why_not_tiled(arch):
+        raise UserError(
+            f"weights {card.name!r} cannot be rendered in tiles: {reason}",
+            hint="leave --tile out; a smaller --size takes less memory",
+        )
+    if tile == "auto":
+        return TILE
+    if tile < arch.stride or tile % arch.stride:
+        near = max(arch.stride, round(tile / arch.stride) * arch.stride)
+        raise UserError(
+            f"tile {tile}: expected a multiple of {arch.stride}, the stride of weights {card.name!r}",
+            hint=f"the nearest that fits is {near}",
+        )
+    return tile
 
 
 def _pick_form(form: Form, device: torch.device, generator: Generator, card: Card) -> Form:

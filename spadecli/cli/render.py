@@ -61,6 +61,13 @@ def render(
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="bf16: half precision, which changes pixels slightly.")
     ] = "fp32",
+    tile: Annotated[
+        bool, typer.Option("--tile", help="Compute in overlapping tiles: large images in little memory, same pixels.")
+    ] = False,
+    tile_size: Annotated[
+        int | None,
+        typer.Option("--tile-size", metavar="N", help="Pixels a side of a tile; implies --tile.", show_default="512"),
+    ] = None,
     skip_bad: Annotated[
         bool,
         typer.Option(
@@ -104,6 +111,7 @@ def render(
         device=device,
         plain=plain,
         precision=precision,
+        tile=tile_size if tile_size is not None else "auto" if tile else None,
         skip_bad=skip_bad,
         overwrite=overwrite,
         pixels_in_h5=h5,

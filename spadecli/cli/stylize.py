@@ -78,6 +78,19 @@ def stylize(
         int | None, typer.Option(help="Threads that read, and threads that write.", show_default="the cores, up to 8")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Compute as the network was trained: slower, the same but for rounding.")
+    ] = False,
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="bf16: half precision, which changes pixels slightly.")
+    ] = "fp32",
+    tile: Annotated[
+        bool, typer.Option("--tile", help="Compute in overlapping tiles: large images in little memory, same pixels.")
+    ] = False,
+    tile_size: Annotated[
+        int | None,
+        typer.Option("--tile-size", metavar="N", help="Pixels a side of a tile; implies --tile.", show_default="512"),
+    ] = None,
     skip_bad: Annotated[
         bool,
         typer.Option(
@@ -123,6 +136,9 @@ def stylize(
         batch=batch,
         workers=workers,
         device=device,
+        plain=plain,
+        precision=precision,
+        tile=tile_size if tile_size is not None else "auto" if tile else None,
         skip_bad=skip_bad,
         overwrite=overwrite,
         pixels_in_h5=h5,

@@ -98,6 +98,8 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
     """Render every mask with the weights that the options name. See :func:`render_with`."""
     report = report or Silent()
     weights = options.weights or shipped_weights()
+    if options.engine == "auto" and options.tile is not None:
+        raise UserError("--engine auto and --tile exclude each other: an engine has one image size")
     if options.engine == "auto" and not options.dry_run:
         from .rendering.engine import cached_engine
 
@@ -105,7 +107,9 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
     form: Form = "plain" if options.plain else "auto"
     with ThreadPoolExecutor(1, "hash") as thread:
         file_hash = thread.submit(file_sha256, weights)  # large files take as long to hash as to open
-        with open_backend(weights, options.device, form=form, precision=options.precision) as backend:
+        with open_backend(
+            weights, options.device, form=form, precision=options.precision, tile=options.tile
+        ) as backend:
             report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
             sha256 = getattr(backend, "weights_sha256", "") or file_hash.result()  # an artifact tells its weights'
             return render_with(Source(backend, weights, sha256), options, report)

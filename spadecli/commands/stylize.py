@@ -104,7 +104,9 @@ def stylize(options: StylizeOptions, report: Report | None = None) -> StylizeRes
     weights = options.render.weights or shipped_weights()
     refs = options.refs or (() if options.mixes else (default_reference(),))
     form: Form = "plain" if options.render.plain else "auto"
-    with open_backend(weights, options.render.device, form=form, precision=options.render.precision) as backend:
+    with open_backend(
+        weights, options.render.device, form=form, precision=options.render.precision, tile=options.render.tile
+    ) as backend:
         source = Source(backend, weights, file_sha256(weights))
         report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
         references = unique(resolve(refs, source.sha256))

@@ -75,6 +75,19 @@ class Architecture(BaseModel):
         return UPSAMPLES[self.upsampling]
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels that each block puts out."""
+        ngf = self.ngf
+        widths = (16 * ngf, 16 * ngf, 16 * ngf, 8 * ngf, 4 * ngf, 2 * ngf, ngf)
+        return (*widths, ngf // 2) if self.upsampling == "most" else widths
+
+    @property
+    def upsample_before(self) -> tuple[bool, ...]:
+        """Whether a doubling comes before each block."""
+        doublings = (False, True, self.upsampling != "normal", True, True, True, True)
+        return (*doublings, True) if self.upsampling == "most" else doublings
+
+    @property
     def stride(self) -> int:
         """Sizes must be multiples of this."""
         return 1 << self.num_upsamples

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..core.architecture import Architecture
 from .norm import SPADE, PlainNorm, conv
 from .semantic import SemanticMap
+from .tiling import Tile
 
 LEAK = 0.2
 
@@ -64,7 +65,7 @@ class Generator(nn.Module):
         # the map joins the input where the norms do not carry it; fc of latent "map" is the map already
         self.concat_input = arch.conditioning == "concat" and arch.uses_z
         first = widest + (semantic_channels if self.concat_input else 0)
-        widths, self.upsample_before = _plan(arch)
+        widths, self.upsample_before = arch.widths, arch.upsample_before
         fins = [first, *widths[:-1]]
         self.blocks = nn.ModuleList(
             SPADEBlock(fin, fout, arch, semantic_channels, spectral) for fin, fout in zip(fins, widths, strict=True)
@@ -73,12 +74,20 @@ class Generator(nn.Module):
 
     def forward(self, semantic: SemanticMap, z: Tensor | None = None) -> Tensor:
         """M maps [.., H, W] and z [M·S,Z] (unused where the latent is "map") -> images [M·S,3,H,W] in [-1,1]."""
-        x = self.start(semantic, z)
-        for block, upsample in zip(self.blocks, self.upsample_before, strict=True):
+        return self.from_start(self.start(semantic, z), semantic)
+
+    def from_start(self, x: Tensor, semantic: SemanticMap, tile: Tile | None = None) -> Tensor:
+        """The blocks alone, on the first feature map [M·S,16·ngf (+ map channels),h,w] of the whole map.
+
+        tile: the part of the images to make (in evaluation), [M·S,3,height,width] of it; None for all.
+        """
+        for i, (block, upsample) in enumerate(zip(self.blocks, self.upsample_before, strict=True)):
+            x = x if tile is None else tile.enter(i, x)
             if upsample:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = block(x, semantic)
-        return torch.tanh(self.conv_img(F.leaky_relu(x, LEAK)))
+            x = block(x, semantic if tile is None else semantic.of_block(tile, i))
+        images = torch.tanh(self.conv_img(F.leaky_relu(x, LEAK)))
+        return images if tile is None else tile.leave(images)
 
     def start(self, semantic: SemanticMap, z: Tensor | None) -> Tensor:
         """The first feature map [M·S, 16·ngf (+ map channels), h, w]."""
@@ -110,14 +119,3 @@ def resize_start(state: Mapping[str, Tensor], old: Architecture, new: Architectu
             grids = F.interpolate(grids, size=new.start_grid, mode="bilinear", align_corners=False)
             resized[name] = grids.permute(1, 2, 3, 0).reshape(-1, *state[name].shape[1:])
     return resized
-
-
-def _plan(arch: Architecture) -> tuple[list[int], list[bool]]:
-    """Output width of each block, and whether an upsampling comes before it."""
-    ngf = arch.ngf
-    widths = [16 * ngf, 16 * ngf, 16 * ngf, 8 * ngf, 4 * ngf, 2 * ngf, ngf]
-    upsample = [False, True, arch.upsampling != "normal", True, True, True, True]
-    if arch.upsampling == "most":
-        widths.append(ngf // 2)
-        upsample.append(True)
-    return widths, upsample

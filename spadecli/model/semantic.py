@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .neighbourhoods import Neighbourhoods, find_neighbourhoods
+from .tiling import Tile
 
 Modulation = Literal["auto", "plain", "fast"]
 Size = tuple[int, int]
@@ -73,6 +74,12 @@ class SemanticMap:
                 planes[:, -1] = nearest(self.edges, size)
             self._planes[key] = planes
         return self._planes[key]
+
+    def of_block(self, tile: Tile, block: int) -> SemanticMap:
+        """The map as a block of the generator sees it when it computes a tile."""
+        edges = None if self.edges is None else tile.labels(block, self.edges)
+        channels = tile.labels(block, self.channels)
+        return SemanticMap(channels, edges, self.num_classes, self.modulation, self.memory_format)
 
     def neighbourhoods(self, size: Size, kernel: int) -> Neighbourhoods | None:
         """The distinct neighbourhoods at ``size``, or None where the plain convolutions are to be used."""

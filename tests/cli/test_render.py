@@ -103,10 +103,12 @@ def test_form_and_precision_reach_the_backend(tmp_path, monkeypatch):
         raise UserError("seen")
 
     monkeypatch.setattr(command, "open_backend", remember)
-    for args in ([], ["--plain"], ["--precision", "bf16"]):
+    for args in ([], ["--plain"], ["--precision", "bf16"], ["--tile"], ["--tile-size", "256"]):
         CliRunner().invoke(app, ["render", str(tmp_path), *args])
     assert opened == [
-        {"form": "auto", "precision": "fp32"},
-        {"form": "plain", "precision": "fp32"},
-        {"form": "auto", "precision": "bf16"},
+        {"form": "auto", "precision": "fp32", "tile": None},
+        {"form": "plain", "precision": "fp32", "tile": None},
+        {"form": "auto", "precision": "bf16", "tile": None},
+        {"form": "auto", "precision": "fp32", "tile": "auto"},
+        {"form": "auto", "precision": "fp32", "tile": 256},
     ]

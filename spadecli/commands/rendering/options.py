@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...backends.base import Backend, Precision, check_size
+from ...backends.base import Backend, Precision, TileSize, check_size
 from ...core.card import Card
 from ...core.errors import UserError
 from ...core.sizes import Native, Size, format_size
@@ -37,6 +37,8 @@ class RenderOptions:
     batch: images per network call, None for a default by device and size. workers: threads on either side of
         the network.
     plain: compute by the convolutions that were trained, not by the fast form. precision: of the network.
+    tile: compute in tiles of so many pixels a side at most, "auto" for a size that suits most: for images that are
+        too large to compute in one piece.
     skip_bad: leave bad masks out and report them at the end, instead of checking every mask first.
     overwrite: replace images that were made with other options or from another mask.
     pixels_in_h5: renders.h5 holds the pixels too.
@@ -60,6 +62,7 @@ class RenderOptions:
     device: str = "auto"
     plain: bool = False
     precision: Precision = "fp32"
+    tile: TileSize = None
     skip_bad: bool = False
     overwrite: bool = False
     pixels_in_h5: bool = False
@@ -146,8 +149,8 @@ def edge_source(options: RenderOptions, card: Card) -> str:
 def options_row(options: RenderOptions, source: Source) -> dict[str, Any]:
     """The manifest's ``options`` row; ``id`` covers what changes pixels, the rest tells people and later steps.
 
-    The device, the batch, the number of samples and the form of the network are not covered: a run may go on
-    elsewhere, or add samples. Forms and devices differ by rounding alone, by one level in few pixels.
+    The device, the batch, the number of samples, the form of the network and tiles are not covered: a run may go on
+    elsewhere, or add samples. Forms, tiles and devices differ by rounding alone, by one level in few pixels.
     """
     card = source.backend.card
     pixels = {

@@ -154,9 +154,10 @@ def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.f
         outputs = backend.run(labels, edges, z)
     except MemoryError as e:
         height, width = labels.shape[1:]
+        large = "--tile computes large images in parts; or give a smaller --size"
         raise UserError(
             f"out of memory on {backend.device} with {count(len(images), 'image')} of {height}x{width} in a call",
-            hint=f"--batch {len(images) // 2} halves it" if len(images) > 1 else "give a smaller --size",
+            hint=f"--batch {len(images) // 2} halves it" if len(images) > 1 else large,
         ) from e
     if not np.isfinite(outputs).all():
         file = next(i.file for i, output in zip(images, outputs, strict=True) if not np.isfinite(output).all())

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ..generator import Generator, SPADEBlock
 from ..norm import EPS, SPADE
+from ..tiling import Tile, Window, whole_tile
 from . import native
 from .convolution import How, ImageConv, ModulatedConv, ModulatedShortcut, StartLinear
 from .tables import ModulationTable
@@ -70,7 +71,7 @@ class FastGenerator:
     ) -> None:
         self.how = How(device, dtype, device.type == "cpu" and dtype == torch.float32 and native.available())
         self.arch, self.num_classes = generator.arch, num_classes
-        self.upsample_before = list(generator.upsample_before)
+        self.upsample_before = generator.upsample_before
         self.has_edges = generator.semantic_channels > num_classes
         self.fc: StartLinear | nn.Module
         if isinstance(generator.fc, nn.Linear):
@@ -86,23 +87,14 @@ class FastGenerator:
             self.blocks.append(FastBlock(block, num_classes, self.how, tiles=i > 0))
             generator.blocks[i] = nn.Identity()
 
-    def windows(self, codes: Ints) -> dict[tuple[int, int], Windows]:
-        """The distinct windows of codes [M,H,W] at every size of the network, (height, width) each."""
-        found = {}
-        for size in self.sizes((codes.shape[1], codes.shape[2])):
-            if size not in found:
-                step_y, step_x = codes.shape[1] // size[0], codes.shape[2] // size[1]
-                found[size] = find_windows(codes[:, ::step_y, ::step_x], self.arch.kernel)
-        return found
-
-    def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """(height, width) at each block, for an image of ``size``."""
-        height, width = self.arch.grid_for(size)
-        sizes = []
-        for upsample in self.upsample_before:
-            height, width = (2 * height, 2 * width) if upsample else (height, width)
-            sizes.append((height, width))
-        return sizes
+    def windows(self, codes: Ints, tile: Tile | None = None) -> list[Windows]:
+        """The distinct windows of codes [M,H,W] at every block; blocks with one window share them."""
+        whole = tile or whole_tile(self.arch, (codes.shape[1], codes.shape[2]))
+        found: dict[tuple[Window, int], Windows] = {}
+        for i, key in enumerate(zip(whole.blocks, whole.steps, strict=True)):
+            if key not in found:
+                found[key] = find_windows(whole.labels(i, codes), self.arch.kernel).to(self.how.device)
+        return [found[key] for key in zip(whole.blocks, whole.steps, strict=True)]
 
     def start(self, codes: Ints, z: Tensor | None) -> Tensor:
         """The first feature map [M·S, 16·ngf, h, w] of codes [M,H,W] and z [M·S,Z]."""
@@ -120,22 +112,29 @@ class FastGenerator:
         images [M·S,3,H,W] in [-1,1]. Row m·S+s is sample s of mask m."""
         return self.from_start(self.start(codes, z), codes)
 
-    def from_start(self, x: Tensor, codes: Ints) -> Tensor:
-        """The blocks alone, on a first feature map [M·S,16·ngf,h,w]: also of a window of a larger map, where it
-        starts on the network's stride. Pixels outside count as outside the map."""
-        found = {size: windows.to(self.how.device) for size, windows in self.windows(codes).items()}
-        x = x.to(self.how.dtype).contiguous(memory_format=torch.channels_last)
-        sizes = self.sizes((codes.shape[1], codes.shape[2]))
-        for block, upsample, size in zip(self.blocks[:-1], self.upsample_before, sizes, strict=False):
-            x = block(x, block.rows(found[size]), found[size].row, upsample)
+    def from_start(self, x: Tensor, codes: Ints, tile: Tile | None = None) -> Tensor:
+        """The blocks alone, on the first feature map [M·S,16·ngf,h,w] of the whole map.
+
+        tile: the part of the images to make, [M·S,3,height,width] of it; None for all.
+        """
+        found = self.windows(codes, tile)
+        for i, (block, upsample) in enumerate(zip(self.blocks[:-1], self.upsample_before, strict=False)):
+            x = self._enter(i, x, tile)
+            x = block(x, block.rows(found[i]), found[i].row, upsample)
         # the largest maps one by one: they take more memory than everything before
-        last, row = self.blocks[-1], found[sizes[-1]].row
-        rows, samples = last.rows(found[sizes[-1]]), len(x) // len(codes)
+        x = self._enter(len(self.blocks) - 1, x, tile)
+        last, row = self.blocks[-1], found[-1].row
+        rows, samples = last.rows(found[-1]), len(x) // len(codes)
         images = []
         for n in range(len(x)):
             mask = slice(n // samples, n // samples + 1)
             images.append(self.conv_img(last(x[n : n + 1], rows, row[mask], self.upsample_before[-1])))
-        return torch.cat(images).tanh_()
+        all_images = torch.cat(images).tanh_()
+        return all_images if tile is None else tile.leave(all_images)
+
+    def _enter(self, block: int, x: Tensor, tile: Tile | None) -> Tensor:
+        x = x if tile is None else tile.enter(block, x)
+        return x.to(self.how.dtype).contiguous(memory_format=torch.channels_last)
 
     def _planes(self, codes: Ints, grid: tuple[int, int]) -> Tensor:
         step_y, step_x = codes.shape[1] // grid[0], codes.shape[2] // grid[1]
