@@ -81,15 +81,17 @@ ARCHITECTURES = [
 @pytest.mark.parametrize("edges", [True, False], ids=["edges", "no edges"])
 @torch.inference_mode()
 def test_tiles_of_the_plain_form_are_the_whole(options, edges):
-    generator = make(edges, **options)
+    """In float64: random weights amplify what float32 rounds, differently in maps of another size, to about 1e-5."""
+    generator = make(edges, **options).double()
     size = tuple(cells * generator.arch.stride for cells in (11, 5))  # neither is a number of tiles
     labels, z = semantic(*blocks_of_labels(size, 2), edges), latents(generator.arch, 2)
+    z = z.double() if z is not None else None
     whole = generator(labels, z)
     start = generator.start(labels, z)
     tile = 2 * generator.arch.stride
     found = joined(generator.arch, size, tile, lambda tile: generator.from_start(start, labels, tile))
     assert whole.std() > 0.05
-    assert (found - whole).abs().max() <= 1e-5
+    assert (found - whole).abs().max() <= 1e-10
 
 
 @pytest.mark.parametrize("kernels", ["kernels", "torch"])
