@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 Ints = NDArray[np.int64]
 LONGEST_PIECE = 512  # rows that one thread adds up before another may take over
+LARGEST_ROUNDING = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Groups:
 
     @classmethod
     def build(cls, order: Ints, starts: Ints) -> Self:
-        """``starts`` [n]: where each group begins in ``order``. No group is empty."""
+        """``starts`` [n]: where each group begins in ``order``."""
         lengths = np.diff(starts, append=len(order))
-        counts = -(-lengths // LONGEST_PIECE)
+        counts = np.maximum(1, -(-lengths // LONGEST_PIECE))
         groups = np.cumsum(counts) - counts
         number = np.arange(counts.sum()) - np.repeat(groups, counts)
         pieces = np.repeat(starts, counts) + number * LONGEST_PIECE
+        if len(pieces) > len(starts):  # the last group may have empty pieces
+            pieces = np.pad(pieces, (0, _missing(len(pieces), len(order))), constant_values=len(order))
         return cls(*(_int32(a) for a in (order, pieces, groups)))
 
     def sum(self, rows: Tensor) -> Tensor:
@@ -56,6 +59,8 @@ class Groups:
 @dataclass(frozen=True)
 class Neighbourhoods:
     """The distinct neighbourhoods of M maps of one size, for two convolutions of kernel k. All int32.
+
+    Both n and rows are rounded up: some of the last are made up, and belong to no pixel.
 
     entries: [n, k²] which row of the table of codes each tap of each distinct window of codes adds, where the
         table holds, for each tap in reading order, a row for 0 (outside the map) and one for each code.
@@ -100,23 +105,40 @@ def find_neighbourhoods(codes: Ints, kernel: int, num_codes: int) -> Neighbourho
     ids, number = _number_windows(codes, kernel)
     entries = _windows_around(codes, _one_of_each(ids, number), kernel)
     entries += np.arange(kernel * kernel) * (num_codes + 1)
+    entries = _rounded(entries, codes.size)
     rows, number_of_rows = _number_windows(ids, kernel)
     windows = _windows_around(ids, _one_of_each(rows, number_of_rows), kernel)
+    windows = _rounded(windows, codes.size)
     used, *of_used = _members(entries.ravel(), kernel * kernel * (num_codes + 1))
     of_window = _members(windows.ravel(), number + 1)
     keep = of_window[0] > 0  # windows at the border reach outside: no group for that
     order, starts = of_window[1], of_window[2][keep]
     order, starts = order[starts[0] :], starts - starts[0]
-    _, *of_row = _members(rows.ravel(), number_of_rows + 1)
+    _, pixels, starts_of_rows = _members(rows.ravel(), number_of_rows + 1)
     return Neighbourhoods(
         _int32(entries),
         _int32(windows),
         _int32(rows.ravel() - 1),
         _int32(used),
         Groups.build(*of_used),
-        Groups.build(order, starts),
-        Groups.build(*of_row),
+        Groups.build(order, _and_empty(starts, len(entries), len(order))),
+        Groups.build(pixels, _and_empty(starts_of_rows, len(windows), len(pixels))),
     )
+
+
+def _missing(number: int, members: int) -> int:
+    """What ``number`` lacks to a round one. With lengths new in each batch memory would fragment, and grow."""
+    return -number % max(1, min(LARGEST_ROUNDING, members // 128))
+
+
+def _rounded(rows: Ints, pixels: int) -> Ints:
+    """Rows of zeros added, which no pixel has."""
+    return np.pad(rows, ((0, _missing(len(rows), pixels)), (0, 0)))
+
+
+def _and_empty(starts: Ints, number: int, end: int) -> Ints:
+    """Empty groups added up to ``number``."""
+    return np.pad(starts, (0, number - len(starts)), constant_values=end)
 
 
 def _int32(values: Ints) -> Tensor:
