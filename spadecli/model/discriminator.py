@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .norm import EPS, conv, convolve_all
+from .norm import conv, convolve_all, instance_norm
 from .semantic import SemanticMap
 
 MAX_WIDTH = 512
@@ -47,7 +47,7 @@ class PatchDiscriminator(nn.Module):
         for layer in rest:
             xs = convolve_all(layer, xs)
             if layer is not rest[-1]:
-                xs = [F.leaky_relu(F.instance_norm(x, eps=EPS), LEAK) for x in xs]
+                xs = [F.leaky_relu(instance_norm(x), LEAK) for x in xs]
             for found, x in zip(maps, xs, strict=True):
                 found.append(x)
         return maps

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.architecture import Architecture
-from .norm import EPS, conv
+from .norm import conv, instance_norm
 
 INPUT_SIZE = (256, 256)
 COLOUR_SPREAD = 0.25  # deviation of a square's colour over photographs; the normed features beside it spread about 1
@@ -48,7 +48,7 @@ class ImageEncoder(nn.Module):
             x = F.interpolate(x, size=INPUT_SIZE, mode="bilinear", align_corners=False)
         resized = x
         for layer in self.layers:
-            x = F.leaky_relu(F.instance_norm(layer(x), eps=EPS), 0.2)
+            x = F.leaky_relu(instance_norm(layer(x)), 0.2)
         x = x.flatten(1)
         if self.grid:
             squares = F.avg_pool2d(resized, INPUT_SIZE[0] // self.grid)

@@ -23,9 +23,11 @@ class SpectralConv2d(nn.Conv2d):
     """A convolution whose weight is divided by its largest singular value (Miyato et al., ICLR 2018).
 
     Training takes one step of power iteration per forward pass; evaluation divides by u^T W v with the
-    stored u and v. Always in the weight's own precision: half-precision power iteration drifts.
+    stored u and v, and so does training while ``iterates`` is off: the parts of a batch share one weight.
+    Always in the weight's own precision: half-precision power iteration drifts.
     """
 
+    iterates = True
     weight_u: Tensor
     weight_v: Tensor
 
@@ -51,7 +53,7 @@ class SpectralConv2d(nn.Conv2d):
     def effective_weight(self) -> Tensor:
         """The weight that convolves: weight / sigma."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            if self.training:
+            if self.training and self.iterates:
                 sigma = self.power_iteration()
             else:
                 with torch.no_grad():
@@ -139,7 +141,30 @@ def feature_norm(kind: Norm, channels: int, affine: bool = False) -> nn.Module:
     """Batch or instance norm, without parameters unless ``affine``."""
     if kind == "batch":
         return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM, affine=affine)
-    return nn.InstanceNorm2d(channels, eps=EPS, affine=affine)
+    return InstanceNorm2d(channels, eps=EPS, affine=affine)
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """Instance norm without parameters, [N,C,H,W] -> the same shape."""
+    return with_plain_gradient(F.instance_norm(x, eps=EPS))
+
+
+def with_plain_gradient(normed: Tensor) -> Tensor:
+    """The output of an instance norm, its gradient made contiguous where there is a single image.
+
+    There torch's own backward pass mistakes the layout of a channels-last gradient, and returns another one.
+    """
+    if normed.requires_grad and normed.shape[0] == 1:
+        normed.register_hook(lambda gradient: gradient.contiguous())  # type: ignore[no-untyped-call]
+    return normed
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """torch's, with the right gradient for a single image too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N,C,H,W] -> the same shape."""
+        return with_plain_gradient(super().forward(input))
 
 
 class SPADE(nn.Module):

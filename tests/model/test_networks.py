@@ -10,7 +10,7 @@ from spadecli.model.discriminator import Discriminator
 from spadecli.model.encoder import ImageEncoder, add_grid
 from spadecli.model.generator import Generator, resize_start
 from spadecli.model.init import initialize
-from spadecli.model.norm import SPADE, SpectralConv2d
+from spadecli.model.norm import SPADE, SpectralConv2d, feature_norm, instance_norm
 from spadecli.model.semantic import SemanticMap
 
 CITYSCAPES = {"size": (256, 512), "upsampling": "more"}
@@ -243,3 +243,17 @@ def test_discriminator_sees_both_scales_and_both_halves():
     fakes, reals = d(maps, fake, real)
     swapped, _ = d(maps, real, fake)
     torch.testing.assert_close(swapped[1][-1], reals[1][-1])
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_instance_norm_has_the_right_gradient_in_every_layout(images):
+    x = torch.randn(images, 4, 16, 16, dtype=torch.float64)
+    gradient = torch.randn(images, 4, 16, 16, dtype=torch.float64)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for norm in (instance_norm, feature_norm("instance", 4)):
+            leaf = x.clone(memory_format=layout).requires_grad_()
+            norm(leaf).backward(gradient.contiguous(memory_format=layout))
+            found.append(leaf.grad)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
