@@ -139,12 +139,14 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
 
 def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
     """Memory of a step, from a forward pass of what a process takes at a time that computes shapes only."""
+    images = max(1, recipe.train.batch // (processes * recipe.train.accumulate))
+    counted = max(2, images)  # batch norm refuses a single image where it is one pixel large
     with FakeTensorMode():
         generator, encoder, discriminator = build_networks(recipe)
         perceptual = _perceptual(recipe)
         generating = [m for m in (generator, encoder) if m is not None]
         fixed = [perceptual] if perceptual is not None else []
-        semantic, photo, eps = _shapes(recipe, max(1, recipe.train.batch // (processes * recipe.train.accumulate)))
+        semantic, photo, eps = _shapes(recipe, counted)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
         saved = _SavedBytes([*generating, discriminator, *fixed])
         with saved, autocast:
@@ -158,7 +160,8 @@ def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
                 perceptual(fake, photo)
     trained = sum(map(_size, [*generating, discriminator]))
     held = trained + sum(map(_size, [*generating, *fixed]))
-    value, activations = (8, 2 * saved.total) if recipe.train.precision == "fp64" else (4, saved.total)
+    value = 8 if recipe.train.precision == "fp64" else 4
+    activations = saved.total * images // counted * value // 4
     return Memory(value * held, value * trained, 2 * value * trained, activations)
 
 

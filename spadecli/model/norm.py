@@ -23,9 +23,11 @@ class SpectralConv2d(nn.Conv2d):
     """A convolution whose weight is divided by its largest singular value (Miyato et al., ICLR 2018).
 
     Training takes one step of power iteration per forward pass; evaluation divides by u^T W v with the
-    stored u and v. Always in the weight's own precision: half-precision power iteration drifts.
+    stored u and v, and so does training while ``iterates`` is off: the parts of a batch share one weight.
+    Always in the weight's own precision: half-precision power iteration drifts.
     """
 
+    iterates = True
     weight_u: Tensor
     weight_v: Tensor
 
@@ -51,7 +53,7 @@ class SpectralConv2d(nn.Conv2d):
     def effective_weight(self) -> Tensor:
         """The weight that convolves: weight / sigma."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            if self.training:
+            if self.training and self.iterates:
                 sigma = self.power_iteration()
             else:
                 with torch.no_grad():

@@ -16,6 +16,7 @@ from .ema import EMA
 from .encoder import ImageEncoder, reparameterize
 from .generator import Generator
 from .init import initialize
+from .norm import SpectralConv2d
 from .perceptual import PerceptualLoss, load_perceptual
 from .processes import Processes, unsynchronized
 from .semantic import SemanticMap
@@ -91,6 +92,8 @@ class Trainer:
         terms = torch.zeros_like(self.totals[:-3])
         for i in range(parts):
             micro = batch if parts == 1 else {name: value.tensor_split(parts)[i] for name, value in batch.items()}
+            if parts > 1:
+                self._let_spectral_norms_iterate(i == 0)
             with unsynchronized(self._called, i < parts - 1):
                 terms += self._backward(micro, 1 / parts) / parts
 
@@ -175,6 +178,13 @@ class Trainer:
             "discriminator": self.discriminator,
         }
         return {name: network for name, network in networks.items() if network is not None}
+
+    def _let_spectral_norms_iterate(self, wanted: bool) -> None:
+        """Once a step, however many micro-batches it has."""
+        for network in self.networks().values():
+            for module in network.modules():
+                if isinstance(module, SpectralConv2d):
+                    module.iterates = wanted
 
     def _generating(self) -> list[nn.Module]:
         return [m for m in (self.generator, self.encoder) if m is not None]
