@@ -81,7 +81,7 @@ def main() -> NoReturn:
         _tell(e, world, as_json)
         sys.exit(e.exit_code)
     except typer.TyperException as e:
-        if e.message and world.tells_common_errors:  # else it was "spade" alone, which has printed its help
+        if e.format_message() and world.tells_common_errors:  # else it was "spade" alone, which has printed its help
             print_error(usage_error(e), as_json)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:

@@ -154,3 +154,9 @@ def test_shell_completion_knows_the_commands(shell):
     typed = {"COMP_WORDS": "spade exa", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "spade exa"}
     done = spade(_SPADE_COMPLETE=f"complete_{shell}", _TYPER_COMPLETE_FISH_ACTION="get-args", **typed)
     assert "examples" in done.stdout
+
+
+def test_a_missing_argument_is_named():
+    done = spade("inspect")
+    assert done.returncode == 2
+    assert "Missing argument 'path'" in done.stderr
