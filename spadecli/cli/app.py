@@ -74,8 +74,9 @@ def spade(
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 2 wrong input, 3 backend missing, 4 in part, 1 a bug, 130 Ctrl-C."""
     as_json = "--json" in sys.argv
-    world = World.from_environment()
+    world = World()
     try:
+        world = World.from_environment()
         code = app(prog_name="spade", standalone_mode=False)
     except SpadeError as e:
         _tell(e, world, as_json)

@@ -22,13 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..core.errors import SpadeError, UserError
 from ..core.world import World
+from .meeting import meet
 from .sync_norm import synchronize_norms
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)  # process 0 may validate for as long, while the others wait
-END_AWAITED = 10.0  # seconds in which torchrun, seeing that one process failed, ends the others
+END_AWAITED = 3.0  # seconds in which torchrun, seeing that one process failed, ends the others
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
 
 
@@ -179,7 +180,8 @@ def join(world: World) -> Iterator[Processes]:
         return
     clean = False
     try:
-        dist.init_process_group("gloo", timeout=TIMEOUT, rank=world.rank, world_size=world.size)
+        store = meet(world, TIMEOUT)
+        dist.init_process_group("gloo", store=store, timeout=TIMEOUT, rank=world.rank, world_size=world.size)
         try:
             yield Processes(world, dist.group.WORLD)
             clean = True

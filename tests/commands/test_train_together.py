@@ -158,6 +158,17 @@ def test_a_mistake_ends_all_processes_and_is_told_once(tmp_path, words, expected
     assert not (tmp_path / "runs").exists()
 
 
+def at_port_0(recipe: str) -> None:
+    os.environ["MASTER_PORT"] = "0"
+    command(recipe)
+
+
+def test_a_port_that_is_none_is_no_hang(tmp_path):
+    ended = together(2, tmp_path, at_port_0, str(make_recipe(tmp_path)))
+    assert [e.code for e in ended] == [2, 2]
+    assert sum(e.err.count("torchrun --standalone") for e in ended) == 1
+
+
 def own_data(recipe: str, runs: str, other: str) -> None:
     """Process 1 reads the packed file of another folder, as on another machine."""
     words = [recipe, "--runs", runs]
@@ -250,7 +261,7 @@ if __name__ == "__main__":
 
 def torchrun(folder: Path, how: str, *flags: str, steps: int = 8) -> subprocess.Popen:
     (folder / "stumble.py").write_text(STUMBLE.format(how=how))
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", *flags]
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", *flags]
     words += ["stumble.py", "train", str(make_recipe(folder)), "--device", "cpu", "--set", f"train.steps={steps}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
