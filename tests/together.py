@@ -23,11 +23,12 @@ class Ended:
     err: str
 
 
-def together(size: int, folder: Path, function: Callable, *args) -> list[Ended]:
+def together(size: int, folder: Path, function: Callable, *args, port: int = 0) -> list[Ended]:
     """Call ``function(*args)`` in processes 0..size-1."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    if not port:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
     # forked, nothing has to be imported again; but a process that has used CUDA cannot be
     context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     ranks = range(size)
@@ -43,9 +44,9 @@ def together(size: int, folder: Path, function: Callable, *args) -> list[Ended]:
     return [Ended(p.exitcode or 0, *text) for p, text in zip(processes, texts, strict=True)]
 
 
-def succeed(size: int, folder: Path, function: Callable, *args) -> list[Ended]:
+def succeed(size: int, folder: Path, function: Callable, *args, port: int = 0) -> list[Ended]:
     """As :func:`together`, but every process has to end well."""
-    ended = together(size, folder, function, *args)
+    ended = together(size, folder, function, *args, port=port)
     assert [e.code for e in ended] == [0] * size, "\n".join(e.err for e in ended)
     return ended
 
