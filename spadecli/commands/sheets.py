@@ -27,7 +27,7 @@ from ..store.atomic import part_file, write_bytes
 ROWS = 6
 SAMPLES = 4
 CURVES = (
-    ("generator", ("g_hinge", "feature_matching", "perceptual", "kl")),
+    ("generator", ("g_hinge", "feature_matching", "perceptual", "color", "kl")),
     ("discriminator", ("d_fake", "d_real")),
     ("gradient norm", ("g_norm", "d_norm")),
 )

@@ -72,13 +72,15 @@ class LossSection(_Section):
     """Loss weights. The KL term counts kl · kl_reference_batch · (mean over samples), see the paper's 32/8 GPUs.
 
     perceptual_network: "vgg19" (the paper's), "squeezenet" or "none"; perceptual_weights: a local file in
-    place of torch's own download.
+    place of torch's own download. color: distance of the colours averaged over squares, which is not in the paper
+    and makes the style code carry them.
     """
 
     feature_matching: float = Field(10.0, ge=0)
     perceptual: float = Field(10.0, ge=0)
     perceptual_network: Literal["vgg19", "squeezenet", "none"] = "vgg19"
     perceptual_weights: str = ""
+    color: float = Field(0.0, ge=0)
     kl: float = Field(0.05, ge=0)
     kl_reference_batch: int = Field(4, ge=1)
 

@@ -1,4 +1,7 @@
-"""Training losses (section 3.3, appendix A): hinge, feature matching, KL; the perceptual loss has its own file."""
+"""Training losses (section 3.3, appendix A): hinge, feature matching, KL, and our colour loss.
+
+The perceptual loss has its own file.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+COLOR_GRID = 16
 Maps = list[list[Tensor]]  # per scale: four inner feature maps, then the patch scores
 
 
@@ -32,6 +36,15 @@ def feature_matching(fakes: Maps, reals: Maps) -> Tensor:
         for f, r in zip(fake[:-1], real[:-1], strict=True)
     ]
     return torch.stack(terms).sum() / len(fakes)
+
+
+def color(fake: Tensor, photo: Tensor) -> Tensor:
+    """L1 between the colours of two images [N,3,H,W], each averaged over a grid of 16 x 16 squares. Not in the paper.
+
+    Adversarial and perceptual losses look at texture, and are almost content with a wall of the wrong colour: the
+    encoder then has little reason to tell the generator a photo's colours. This gives it one.
+    """
+    return l1(*(F.adaptive_avg_pool2d(wide(x), COLOR_GRID) for x in (fake, photo)))
 
 
 def l1(x: Tensor, target: Tensor) -> Tensor:

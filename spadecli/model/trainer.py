@@ -21,7 +21,7 @@ from .perceptual import PerceptualLoss, load_perceptual
 from .processes import Processes, unsynchronized
 from .semantic import SemanticMap
 
-TERMS = ("g_hinge", "feature_matching", "perceptual", "kl", "d_fake", "d_real", "g_norm", "d_norm", "skipped")
+TERMS = ("g_hinge", "feature_matching", "perceptual", "color", "kl", "d_fake", "d_real", "g_norm", "d_norm", "skipped")
 
 
 def build_networks(recipe: Recipe) -> tuple[Generator, ImageEncoder | None, Discriminator]:
@@ -117,9 +117,10 @@ class Trainer:
             matching = losses.feature_matching(fakes, reals)
             d_fake, d_real = losses.hinge_discriminator(fakes, reals)
             perceptual = self.perceptual(image, photo) if self.perceptual is not None else hinge.new_zeros(())
+            color = losses.color(image, photo) if weights.color else hinge.new_zeros(())
 
         # what the generator's losses say about the image
-        judged = hinge + weights.feature_matching * matching
+        judged = hinge + weights.feature_matching * matching + weights.color * color
         torch.autograd.backward(scale * judged, inputs=[image], retain_graph=True)
         if self.perceptual is not None:
             torch.autograd.backward(scale * weights.perceptual * perceptual, inputs=[image])
@@ -132,7 +133,8 @@ class Trainer:
         kl_loss = scale * weights.kl * weights.kl_reference_batch * kl
         roots = [fake, kl_loss] if kl_loss.requires_grad else [fake]
         torch.autograd.backward(roots, [image.grad, None][: len(roots)])
-        return torch.stack([t.detach().to(self.dtype) for t in (hinge, matching, perceptual, kl, d_fake, d_real)])
+        terms = (hinge, matching, perceptual, color, kl, d_fake, d_real)
+        return torch.stack([term.detach().to(self.dtype) for term in terms])
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
         """Semantic map, photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""

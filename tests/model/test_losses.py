@@ -38,6 +38,20 @@ def test_feature_matching_gives_the_real_side_no_gradient():
     assert fake.grad is not None
 
 
+def test_color_sees_squares_and_not_what_is_in_them():
+    photo = torch.zeros(2, 3, 64, 32)
+    fine = torch.ones(2, 3, 64, 32)
+    fine[:, :, ::2] = -1  # stripes that average out within every 4 x 2 square
+    assert losses.color(fine, photo).item() == pytest.approx(0)
+    tinted = photo.clone()
+    tinted[0, 0, :32] = 0.5  # one channel of one image, upper half
+    tinted.requires_grad_()
+    distance = losses.color(tinted, photo)
+    distance.backward()
+    assert distance.item() == pytest.approx(0.5 / (2 * 3 * 2))
+    assert tinted.grad[0, 0, :32].unique().tolist() == pytest.approx([1 / tinted.numel()])
+
+
 def test_kl_is_a_sum_over_dimensions_and_a_mean_over_samples():
     mu, logvar = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, math.log(4)], [0.0, 0.0]])
     first = 0.5 * 1 + 0.5 * (4 - 1 - math.log(4))
