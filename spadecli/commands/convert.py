@@ -68,6 +68,8 @@ def parse_profile(masks: str | None, samples: str | None) -> Profile:
 def _check_source(options: ConvertOptions) -> None:
     """Refuse what is no weights file, and options that its kind would ignore."""
     source = options.source
+    if not source.is_file():
+        raise UserError(f"{source}: no such weights file")
     if source.suffix == ".pt":
         raise UserError(f"{source}: training state, not weights", hint="its weights are weights.safetensors beside it")
     if source.suffix == ".safetensors" and (

@@ -58,9 +58,10 @@ class Pairing:
 def scan(folder: Path, kind: Kind = "masks", ending: str = "") -> list[Item]:
     """Files of a folder and its subfolders in ascending order of key; a single file is accepted too.
 
-    Hidden files and folders are skipped; links are followed, loops left out. A picture whose suffix cannot
-    hold a mask is found all the same, so that reading it tells why. With an ending, such as
-    "_leftImg8bit.png", only files that end so are taken, and the key leaves the ending out.
+    Hidden files and folders are skipped, and so are pipes and devices, which reading would wait for; links are
+    followed, loops left out. A picture whose suffix cannot hold a mask is found all the same, so that reading it
+    tells why. With an ending, such as "_leftImg8bit.png", only files that end so are taken, and the key leaves
+    the ending out.
     Raises UserError where there is no such folder, no file in it, two files with one key, or a name that is
     not Unicode.
     """
@@ -137,7 +138,7 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
         # a link that leads to itself makes DirEntry.is_dir raise; os.path.isdir says no
         if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             yield from _walk(folder / entry.name, above | {real})
-        else:
+        elif entry.is_file() or not os.path.exists(entry):  # a broken link too: reading it tells
             yield folder / entry.name
 
 

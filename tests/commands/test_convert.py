@@ -157,6 +157,13 @@ def test_options_of_another_kind_are_refused(words, told, tmp_path):
     assert told in str(done.exception)
 
 
+@pytest.mark.parametrize("name", ["no.safetensors", "no.pth"])
+def test_missing_source_is_named(name, tmp_path):
+    done = CliRunner().invoke(app, ["convert", str(tmp_path / name), "--to", "onnx"])
+    assert "no such" in str(done.exception)
+    assert name in str(done.exception)
+
+
 def test_missing_packages_come_with_their_install_lines(monkeypatch, tmp_path):
     import importlib
 

@@ -48,6 +48,12 @@ def test_dangling_link_is_an_item_not_a_gap(tmp_path):
     assert [i.key for i in scan(tmp_path)] == ["a", "b"]
 
 
+def test_pipes_are_left_out(tmp_path):
+    touch(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    assert [i.key for i in scan(tmp_path)] == ["a"]
+
+
 def test_unreadable_folder_is_an_error(tmp_path, monkeypatch):
     touch(tmp_path, "a/b.png")
 

@@ -140,7 +140,7 @@ def _shipped_statistics(
         not_run[DISTANCES] = f"a distance between sets needs two pictures or more (found {len(renders)})"
         return []
     report.warn(
-        f"{statistics.name} holds photographs of other masks than these renders': the distance also measures how "
+        f"{statistics.name} holds photographs of other masks than the renders show: the distance also measures how "
         "different the masks are; --real PHOTOS compares with photographs of your own"
     )
     return [(own, statistics)]
