@@ -138,7 +138,7 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
         # a link that leads to itself makes DirEntry.is_dir raise; os.path.isdir says no
         if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             yield from _walk(folder / entry.name, above | {real})
-        elif entry.is_file() or not os.path.exists(entry):  # a broken link too: reading it tells
+        elif os.path.isfile(entry) or not os.path.exists(entry):  # a broken link too: reading it tells
             yield folder / entry.name
 
 
