@@ -102,6 +102,9 @@ def score(
     weights: Annotated[
         Path | None, typer.Option("-w", "--weights", help="What made the renders; its card names its training loss.")
     ] = None,
+    no_style: Annotated[
+        bool, typer.Option("--no-style", help="Do not have the weights render, to see how much style they use.")
+    ] = False,
     save_real: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the photographs' statistics, to give as --real later.")
     ] = None,
@@ -168,6 +171,7 @@ def score(
         perceptual=perceptual,
         perceptual_weights=perceptual_weights,
         weights=weights,
+        style=not no_style,
         draws=draws,
         seed=seed,
         batch=batch,
@@ -264,6 +268,8 @@ def _closing_lines(result: ScoreResult) -> list[str]:
             lines.append(f"mean IoU, of the photographs': {s.ratio:.1%}")
     if d := result.diversity:
         lines.append(f"{d.name}: {d.mean:.4g} ± {d.deviation:.2g} over {len(d.masks)} masks")
+    if result.style:
+        lines += [f"{name}: {value}" for name, value in result.style.rows()]
     for what, path in (("scores", result.path), ("report", result.report)):
         if path:
             lines.append(f"{what}: {path}")

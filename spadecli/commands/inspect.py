@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..core.recipe import find_recipe, load_recipe, shipped_recipes
 from ..core.report import Report, Silent
-from ..data.folder import EXPECTED
+from ..data.folder import EXPECTED, Item, scan
 from ..data.masks import MaskFormat
 from .inspecting.artifacts import describe_artifact
 from .inspecting.files import describe_h5, describe_recipe, describe_weights
 from .inspecting.folders import describe_renders, describe_run, is_renders, is_run
 from .inspecting.masks import describe_folder, describe_mask
-from .inspecting.style import measure_style
+from .styling.usage import measure_style
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,24 @@ def _style(options: InspectOptions, facts: dict[str, Any], report: Report) -> di
     """How much style weights with an encoder use: measured where photos are given, else from their card."""
     if options.photos is not None:
         names = load_recipe(find_recipe(options.holdout)).recipe.data.holdout if options.holdout else ()
-        return {"style": measure_style(options.path, options.photos, options.masks, names, "auto", report)}
+        photos = _named(scan(options.photos, "photos"), names, options.photos)
+        masks = _named(scan(options.masks), names, options.masks) if options.masks else None
+        found = measure_style(options.path, photos, masks, "auto", report, options.mask_format)
+        return {"style": found.as_json()}
     if facts["architecture"].get("latent") != "encoder":  # a segmenter has no latent at all
         return {}
     if "style" in facts["metrics"]:
         return {"style": facts["metrics"]["style"]}
     report.note(f"style: not measured; spade inspect {options.path} --photos DIR measures how much of it is used")
     return {}
+
+
+def _named(items: list[Item], names: Collection[str], folder: Path) -> list[Item]:
+    """Those whose key is among ``names``; all of them where ``names`` is empty."""
+    found = [item for item in items if item.key in names] if names else items
+    if not found:
+        raise UserError(f"{folder}: none of the {len(items)} files has a name that is held out")
+    return found
 
 
 def _label_space(options: InspectOptions) -> tuple[LabelSpace | None, str]:

@@ -13,7 +13,7 @@ from ..core.report import Report, Silent
 from ..data.folder import Item, scan
 from ..store import h5
 from ..store.manifest import NAME as MANIFEST_NAME
-from .scoring import distances, diversity, segmentation
+from .scoring import distances, diversity, segmentation, style
 from .scoring.choose import choose_networks, choose_segmenter
 from .scoring.distances import DistancePlan, Distances
 from .scoring.diversity import Diversity, DiversityPlan
@@ -25,10 +25,13 @@ from .scoring.report import write_report
 from .scoring.segmentation import Segmentation, SegmentationPlan
 from .scoring.sets import renders_in, select, sizes_of
 from .scoring.store import write_scores
+from .scoring.style import StylePlan
+from .styling.usage import StyleFindings
 
 __all__ = ["ScoreOptions", "ScoreResult", "plan_score", "score"]
 
 DIVERSITY = "diversity between samples"
+STYLE = "use of style"
 
 T = TypeVar("T")
 
@@ -40,6 +43,7 @@ class ScoreResult:
     distances: tuple[Distances, ...]
     segmentation: Segmentation | None
     diversity: Diversity | None
+    style: StyleFindings | None
     protocol: Protocol
     path: Path | None
     report: Path | None
@@ -47,6 +51,7 @@ class ScoreResult:
     def as_json(self) -> dict[str, Any]:
         """The result as plain JSON values."""
         plain = asdict(self)
+        plain["style"] = self.style.as_json() if self.style else None
         return {**plain, "path": str(self.path) if self.path else None, "report": str(self.report or "") or None}
 
 
@@ -59,6 +64,7 @@ class Plan:
     distances: list[DistancePlan]
     segmentation: SegmentationPlan | None
     diversity: DiversityPlan | None
+    style: StylePlan | None
     protocol: Protocol
 
 
@@ -81,13 +87,14 @@ def score(options: ScoreOptions, report: Report | None = None) -> ScoreResult:
     if plan.segmentation:
         seen, counted = segmentation.measure(plan.segmentation, options.batch, report)
     varied = diversity.measure(plan.diversity, options.device, report) if plan.diversity else None
+    used = style.measure(plan.style, options.device, report) if plan.style else None
     path = options.out or (options.renders / "scores.h5" if options.renders else None)
     page = path.with_suffix(".html") if path and options.report else None
-    result = ScoreResult(tuple(measured), seen, varied, plan.protocol, path, page)
+    result = ScoreResult(tuple(measured), seen, varied, used, plan.protocol, path, page)
     if path:
         hashes.update({str(p.path): h5.file_sha256(p.path) for p in plan.renders if str(p.path) not in hashes})
         plain = result.as_json()
-        results = {k: plain[k] for k in ("distances", "segmentation", "diversity")}
+        results = {k: plain[k] for k in ("distances", "segmentation", "diversity", "style")}
         labels = plan.segmentation.labels if plan.segmentation else None
         write_scores(path, results, plan.protocol, hashes, counted, labels, varied)
     if page:
@@ -112,9 +119,9 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
     # what a segmenter sees, before distances: its features may have to measure them
     masks = find_masks(options.renders, options.labels) if options.renders else None
     segmenter, labels = choose_segmenter(options, masks, weights, not_run)
+    photos = scan(options.real, "photos") if options.real and options.real.is_dir() else []
     planned = None
     if segmenter and labels and masks:
-        photos = scan(options.real, "photos") if options.real and options.real.is_dir() else []
         planned = segmentation.plan_segmentation(
             segmenter, labels, masks, renders, photos, settings.label_resize, settings.absent
         )
@@ -124,6 +131,9 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
         for network, real in choose_networks(options, segmenter, renders, not_run, fetch, report)
     ]
     varied = _attempt(not_run, DIVERSITY, lambda: diversity.plan_diversity(options, every, weights)) if every else None
+    used = (
+        _attempt(not_run, STYLE, lambda: style.plan_style(options, masks, renders, photos, weights)) if every else None
+    )
     _check_anything(measures, planned, varied, not_run)
     preset = settings.preset
     _note_wants(preset, measures, not_run)
@@ -140,11 +150,12 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
         distances=tuple(part.protocol for part in measures),
         segmentation=planned.protocol if planned else None,
         diversity=varied.protocol if varied else None,
+        style=used.protocol if used else None,
         facts=preset.facts if preset else (),
         uncertain=preset.uncertain if preset else (),
         not_run=not_run,
     )
-    return Plan(settings, renders, measures, planned, varied, protocol)
+    return Plan(settings, renders, measures, planned, varied, used, protocol)
 
 
 def _has_manifest(options: ScoreOptions) -> bool:

@@ -17,6 +17,7 @@ from ...data.masks import read_photo
 from ...metrics.diversity import sample_distances
 from .options import ScoreOptions
 from .protocol import DiversityProtocol, perceptual_network
+from .sets import styles_of
 
 if TYPE_CHECKING:
     from ...model.perceptual import PerceptualLoss
@@ -45,13 +46,15 @@ class DiversityPlan:
 
 
 def plan_diversity(options: ScoreOptions, samples: Sequence[Item], weights: Path | None) -> DiversityPlan | str:
-    """Group the samples by mask and open the network; or the reason why that cannot be.
+    """Group the samples by mask and style and open the network; or the reason why that cannot be.
 
     Raises UserError where a network was asked for and cannot be had.
     """
     groups: dict[str, list[Item]] = defaultdict(list)
+    styles = styles_of(options.renders) if options.renders else {}
     for item in samples:
-        groups[item.key].append(item)
+        style = styles.get(item.relative)
+        groups[f"{style}/{item.key}" if style else item.key].append(item)
     several = {key: items for key, items in groups.items() if len(items) > 1}
     asked = options.perceptual not in ("auto", "none")
     if options.perceptual == "none":

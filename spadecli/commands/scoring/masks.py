@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace
-from ...data.folder import Item, scan
+from ...data.folder import scan
 from ...data.masks import MaskFormat, colorize, read_mask
 from ...store.h5 import file_sha256
 from ...store.manifest import NAME as MANIFEST_NAME
@@ -93,8 +93,3 @@ def channel_colors(channels: NDArray[np.uint8], labels: LabelSpace) -> NDArray[n
     picture = colorize(codes, labels)
     picture[channels >= labels.num_classes] = (255, 0, 255)
     return picture
-
-
-def keys_of(pictures: Iterable[Item]) -> list[str]:
-    """The keys of pictures, in their order."""
-    return [p.key for p in pictures]

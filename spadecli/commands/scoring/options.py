@@ -33,7 +33,8 @@ class ScoreOptions:
         mapping: class mapping file of the segmenter. recipe: its label space is the masks'; None: holdout's, else
         the weights', else the segmenter's.
     perceptual: network of the diversity; "auto": the one that the weights were trained with, where it is at hand.
-    weights: what made the renders; None: what the manifest names, if it is at hand. draws, seed: of the floor.
+    weights: what made the renders; None: what the manifest names, if it is at hand. style: have it render some of
+        the masks several times, to see how much style is used. draws, seed: of the floor.
     out: where the scores go; None: scores.h5 beside the renders. report: write scores.html beside the scores.
     """
 
@@ -57,6 +58,7 @@ class ScoreOptions:
     perceptual: Perceptual = "auto"
     perceptual_weights: Path | None = None
     weights: Path | None = None
+    style: bool = True
     draws: int = 10
     seed: int = 0
     batch: int = 32

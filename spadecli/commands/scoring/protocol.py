@@ -65,6 +65,14 @@ class DiversityProtocol:
 
 
 @dataclass(frozen=True)
+class StyleProtocol:
+    """Of how much style is used: which masks the weights rendered for it, and which photographs they encoded."""
+
+    masks: str
+    photos: str
+
+
+@dataclass(frozen=True)
 class Protocol:
     """Everything that scores depend on besides the pictures; numbers compare only where this is the same.
 
@@ -84,6 +92,7 @@ class Protocol:
     distances: tuple[DistanceProtocol, ...] = ()
     segmentation: SegmentationProtocol | None = None
     diversity: DiversityProtocol | None = None
+    style: StyleProtocol | None = None
     facts: tuple[str, ...] = ()
     uncertain: tuple[str, ...] = ()
     not_run: dict[str, str] = field(default_factory=dict)

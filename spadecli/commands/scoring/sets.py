@@ -15,7 +15,7 @@ from ...data.files import read_image
 from ...data.folder import Item, scan
 from ...store.h5 import file_sha256
 from ...store.manifest import NAME as MANIFEST_NAME
-from ...store.manifest import read_manifest
+from ...store.manifest import Row, read_manifest
 
 Samples = Literal["first", "all"]
 
@@ -23,15 +23,16 @@ Samples = Literal["first", "all"]
 def renders_in(folder: Path, samples: Samples) -> list[Item]:
     """The renders of a folder: by its manifest where it has one, else every picture in it; the key is the mask's.
 
-    ``samples`` "first" takes sample 0 of each mask, "all" takes every one; without a manifest nothing tells
-    samples apart, and every picture counts.
+    ``samples`` "first" takes one render of each mask: sample 0, in the style that was rendered first where there
+    are several. "all" takes every one; without a manifest nothing tells samples apart, and every picture counts.
     Raises UserError that lists every file that the manifest names and the folder lacks.
     """
     if not (folder / MANIFEST_NAME).is_file():
         return scan(folder, "photos")
-    images = read_manifest(folder / MANIFEST_NAME).images.values()
-    taken = [row for row in images if samples == "all" or row["sample"] == 0]
-    renders = [Item(folder / row["file"], row["file"], row["mask"]) for row in taken]
+    taken: Sequence[Row] = list(read_manifest(folder / MANIFEST_NAME).images.values())
+    if samples == "first":
+        taken = list({row["mask"]: row for row in reversed(taken) if row["sample"] == 0}.values())
+    renders = sorted((Item(folder / row["file"], row["file"], row["mask"]) for row in taken), key=lambda r: r.relative)
     missing = [f"{r.path}: in the manifest, but not in the folder" for r in renders if not r.path.is_file()]
     if missing:
         raise UserError(
@@ -39,7 +40,13 @@ def renders_in(folder: Path, samples: Samples) -> list[Item]:
         )
     if not renders:
         raise UserError(f"{folder / MANIFEST_NAME}: no renders in it", hint="run spade render first")
-    return sorted(renders, key=lambda r: r.relative)
+    return renders
+
+
+def styles_of(folder: Path) -> dict[str, str]:
+    """The style of each render by its path below the folder; empty without a manifest or styles."""
+    journal = read_manifest(folder / MANIFEST_NAME)
+    return {row["file"]: journal.styles[row["style"]]["name"] for row in journal.images.values() if row.get("style")}
 
 
 def weights_of(folder: Path) -> tuple[str, str]:

@@ -67,6 +67,8 @@ def protocol_words(p: Protocol) -> list[tuple[str, str]]:
         words += _segmentation(p.segmentation)
     if p.diversity:
         words += _diversity(p.diversity)
+    if p.style:
+        words.append(("style", f"masks: {p.style.masks}; photographs: {p.style.photos or 'none'}"))
     return words
 
 

@@ -36,9 +36,9 @@ class Carry:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [f"encoded back: {_words(self.code)}"]
+        lines = [f"encoded back: {match_words(self.code)}"]
         if self.color:
-            lines.append(f"mean colour: {_words(self.color)} (CIE L*a*b*)")
+            lines.append(f"mean colour: {match_words(self.color)} (CIE L*a*b*)")
         return lines
 
 
@@ -72,7 +72,8 @@ def _color(path: Path) -> Any:
     return mean_lab(resize_photo(read_photo(path), WORKING_SIZE))
 
 
-def _words(found: Match) -> str:
+def match_words(found: Match) -> str:
+    """Right against shuffled references."""
     return (
         f"{found.right:.2f} from their own reference, {found.shuffled:.2f} from the others; "
         f"the nearest is their own for {found.top1:.0%} (chance {1 / found.num_references:.0%})"
