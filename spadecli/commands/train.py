@@ -29,6 +29,7 @@ from .train_setup import (
     resolve_recipe,
     run_folder,
     run_record,
+    unseen_classes,
 )
 from .train_start import Start, open_start
 from .train_watch import never_seen
@@ -91,7 +92,7 @@ def _train(options: TrainOptions, report: Report, processes: Processes) -> Train
     everywhere(fetch_perceptual, recipe, processes.world, report)
     # what process 0 alone starts from and validates with is not sent around
     start = processes.only_first(_start_of, options, recipe, run)
-    first(_say_what_is_known, recipe, dataset, start, run, report)
+    first(_say_what_is_known, recipe, dataset, indices, start, run, report)
     batches = recipe.train.recalibrate or (DEFAULT_BATCHES if options.recalibrate else 0)
     is_over = record.finished and not options.recalibrate
     validator = None
@@ -132,14 +133,19 @@ def _start_of(options: TrainOptions, recipe: Recipe, run: RunFolder) -> Start | 
 
 
 def _say_what_is_known(
-    recipe: Recipe, dataset: TrainingSet, start: Start | None, run: RunFolder, report: Report
+    recipe: Recipe,
+    dataset: TrainingSet,
+    indices: Sequence[int],
+    start: Start | None,
+    run: RunFolder,
+    report: Report,
 ) -> None:
     """Before a run's first step: what it starts from, what its data lack, what its validation cannot tell."""
     if run.exists:
         return
     for line in start.lines(recipe) if start else ():
         report.note(line)
-    if text := never_seen(dataset.packed.report.get("classes", ())):
+    if text := never_seen(unseen_classes(dataset, indices)):
         report.warn(text)
     validation = recipe.validation
     if validation.every and not (validation.extractor or validation.inception):

@@ -24,23 +24,22 @@ DEFAULT_BATCHES = 50
 class Recalibration:
     """What measuring the statistics anew changed.
 
-    median, largest: relative change of a channel's standard deviation, as absolute values. before, after: the
-    validation's ``measure``; None where there is none.
+    median, largest: relative change of a channel's standard deviation, as absolute values. before, after: what the
+    validation measures, by name; empty without one.
     """
 
     batches: int
     median: float
     largest: float
-    measure: str | None
-    before: float | None
-    after: float | None
+    before: dict[str, float]
+    after: dict[str, float]
 
     @property
     def line(self) -> str:
         """The change in a line."""
         text = f"batch-norm statistics measured on {self.batches} training batches"
         text += f": standard deviations changed by {self.median:.1%} (median), {self.largest:.1%} at most"
-        return text + (f"; {self.measure} {self.before:.5g} -> {self.after:.5g}" if self.before is not None else "")
+        return "; ".join([text, *(f"{name} {self.before[name]:.5g} -> {self.after[name]:.5g}" for name in self.before)])
 
 
 class Export:
@@ -73,17 +72,15 @@ class Export:
         save_weights(path, card, states["generator"], states.get("encoder"))
 
     def effect(self, step: int, validator: Validator | None) -> Recalibration:
-        """How far the statistics moved, and what that does to the validation distance."""
+        """How far the statistics moved, and what that does to what the validation measures."""
         before, after = self._trainer.ema.averages, self.states(step)
         changes = np.abs(deviation_change(before["generator"], after["generator"]) or [0.0])
-        extractor = validator.extractor if validator else None
         return Recalibration(
             batches=self.batches,
             median=float(np.median(changes)),
             largest=float(changes.max()),
-            measure=extractor.frechet_name if extractor else None,
-            before=validator.distance(before) if validator else None,
-            after=validator.distance(after) if validator else None,
+            before=validator.measure(before) if validator else {},
+            after=validator.measure(after) if validator else {},
         )
 
     def _inputs(self) -> Iterator[Inputs]:

@@ -89,6 +89,7 @@ class TrainLoop:
                     terms = self.trainer.take_terms(step - logged_step)
                     first(self._log, step, step - logged_step, terms, rate, seconds, bar)
                     logged_step, logged_at = step, time.monotonic()
+                paused_at = time.monotonic()
 
                 # validation
                 every = self.recipe.validation.every
@@ -104,6 +105,7 @@ class TrainLoop:
                     first(self._save, step, seconds_before + time.monotonic() - started)
                 if last:
                     break
+                logged_at += time.monotonic() - paused_at  # what is done between two steps is no training
         if self.processes.any(stopped()):
             self.report.note(f"interrupted at step {step} of {self.steps}, all of it saved; spade train goes on")
             raise KeyboardInterrupt

@@ -30,6 +30,7 @@ from .train_setup import (
     resolve_recipe,
     run_folder,
     run_record,
+    unseen_classes,
 )
 from .train_start import open_start
 from .train_watch import never_seen
@@ -117,7 +118,7 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
         names = dataset.packed.names
         split = split_pairs(names, recipe)
         validation, held_out = tuple(names[i] for i in split.validation), len(split.held_out)
-        unseen = never_seen(dataset.packed.report.get("classes", ()))
+        unseen = never_seen(unseen_classes(dataset, indices))
         steps = run_record(run, resolved, options, dataset.packed.sha256, pairs).steps
     return TrainPlan(
         run_dir=run.path,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..core.errors import BackendUnavailable, UserError
@@ -117,6 +120,22 @@ def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
     return dataset, split.training
 
 
+def unseen_classes(dataset: TrainingSet, indices: Sequence[int]) -> list[str]:
+    """Names of the classes without a pixel in the pairs ``indices``.
+
+    The packed file's report counts the images of each class in all pairs; those that are kept from training are
+    looked through only where they could hold all images of a class.
+    """
+    rows = dataset.packed.report.get("classes", ())
+    kept = sorted(set(range(len(dataset.packed.names))) - set(indices))
+    elsewhere: Counter[int] = Counter()
+    if any(0 < row["images"] <= len(kept) for row in rows):
+        for index in kept:
+            elsewhere.update(np.unique(dataset.channels(index)).tolist())
+    channel = {c.name: i for i, c in enumerate(dataset.recipe.labels.classes)}
+    return [str(row["name"]) for row in rows if row["images"] <= elsewhere[channel[row["name"]]]]
+
+
 def run_record(
     run: RunFolder, resolved: Resolved, options: TrainOptions, data_sha256: str, num_samples: int
 ) -> RunRecord:
@@ -147,10 +166,12 @@ def run_record(
     if options.fit_minutes is not None and options.fit_minutes != old.fit_minutes:
         differences.append(f"--fit-minutes {options.fit_minutes:g}: its {old.steps} steps are fixed")
     if differences:
+        # as after running out of memory at the first step
+        away = "move the folder away" if run.stats() else f"remove {run.path}: it has not got anywhere"
         raise UserError(
             f"{run.path}: holds another run of this name",
             problems=differences,
-            hint="train under another name (--set name=NEW), or move the folder away",
+            hint=f"train under another name (--set name=NEW), or {away}",
         )
     return old
 

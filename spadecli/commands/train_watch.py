@@ -57,13 +57,12 @@ def news_of_style(rows: Rows) -> News | None:
     )
 
 
-def never_seen(classes: Sequence[Mapping[str, Any]]) -> str:
-    """What to say about classes without a pixel in the packed pairs (rows of their report), or ""."""
-    names = [str(row["name"]) for row in classes if not row["pixels"]]
+def never_seen(names: Sequence[str]) -> str:
+    """What to say about classes without a pixel in the training pairs, or ""."""
     if not names:
         return ""
     shown = ", ".join(names[:SHOWN_CLASSES]) + f" and {len(names) - SHOWN_CLASSES} more" * (len(names) > SHOWN_CLASSES)
-    return f"classes never seen in the packed pairs: {shown}; what they render as is left to chance"
+    return f"classes never seen in the training pairs: {shown}; what they render as is left to chance"
 
 
 def _news(rows: Rows, holds: Callable[[Rows], bool], warning: str, clear: str) -> News | None:

@@ -146,9 +146,11 @@ class Validator:
         append_row(self._run.validation_path, found.__dict__)
         return found
 
-    def distance(self, states: States) -> float | None:
-        """Fréchet distance of weights, without a row; None without an extractor."""
-        return self._measure(averaged_networks(self.recipe, states, self._device)[0])[0]
+    def measure(self, states: States) -> dict[str, float]:
+        """Fréchet distance and mIoU of weights by their names, those that are asked for, without a row."""
+        distance, mean_iou = self._measure(averaged_networks(self.recipe, states, self._device)[0])
+        named = {self.extractor.frechet_name if self.extractor else "": distance, "mIoU": mean_iou}
+        return {name: value for name, value in named.items() if value is not None}
 
     def _measure(self, generator: Generator) -> tuple[float | None, float | None]:
         """Fréchet distance and mIoU of one image per pair, each None where it is not asked for."""

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
@@ -334,8 +334,7 @@ def validation_problems(error: ValidationError, elsewhere: Mapping[str, str] | N
         source = _source(elsewhere or {}, key)
         origin = "" if source == "default" else f" [{source}]"
         if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(), 1)
-            lines.append(f"{key}: unknown key" + (f" (did you mean {close[0]!r}?)" if close else "") + origin)
+            lines.append(f"{key}: unknown key{_meant(item['loc'])}{origin}")
         elif item["type"] == "missing":
             lines.append(f"{key}: missing{origin}")
         else:
@@ -352,13 +351,25 @@ def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
 
 
-def _known_keys() -> set[str]:
-    sections = (DataSection, DiscriminatorSection, LossSection, TrainSection, ValidationSection)
-    return {key for m in (Recipe, *sections, Architecture, LabelSpace) for key in m.model_fields} | {
-        "value",
-        "color",
-        "extends",
-    }
+def _meant(loc: Sequence[str | int]) -> str:
+    """The known key that was probably meant: the same one of another section, or a near one."""
+    name, above = str(loc[-1]), ".".join(str(part) for part in loc[:-1])
+    sections = {n: f.annotation for n, f in Recipe.model_fields.items() if _is_section(f.annotation)}
+    known = {"": [*Recipe.model_fields, "extends"]}
+    known |= {section: [*model.model_fields] for section, model in sections.items()}
+    known |= {f"labels.classes.{part}": ["name", "value", "color"] for part in loc[2:3]}
+    own = known.get(above, [])
+    keys = {f"{section}.{key}".lstrip("."): key for section, names in known.items() for key in names}
+    near = [f"{above}.{key}".lstrip(".") for key in difflib.get_close_matches(name, own, 1)]
+    far = difflib.get_close_matches(name, keys.values(), 1)
+    meant = [key for key in keys if keys[key] == name] + near + [key for key in keys if keys[key] in far]
+    if meant:
+        return f" (did you mean {meant[0]!r}?)"
+    return f" ({above or 'a recipe'} has {', '.join(own)})" if own else ""
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -67,6 +67,10 @@ class TrainingSet(Dataset[Batch]):
             edges = instance_edges(instances[window])
         return Fixed(codes[window], self._channel_of[codes[window]], edges, photo[window])
 
+    def channels(self, index: int) -> NDArray[np.uint8]:
+        """Class channels of a whole mask as it is packed, uint8 [H,W]."""
+        return self._channel_of[self.packed.get(index)[0]]
+
     def _window(self, random: np.random.Generator) -> tuple[slice, slice]:
         """One crop and flip for mask, instances and photo alike."""
         (loaded_h, loaded_w), (h, w) = self.packed.size, self.recipe.model.size

@@ -1,8 +1,10 @@
 """What a run starts from: recipe, data, run folder, --init; and every way in which they do not fit."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import shared
@@ -10,8 +12,12 @@ from safetensors.torch import load_file
 from tiny_training import make_recipe, options
 
 from spadecli.commands.train import TrainOptions, train
+from spadecli.commands.train_setup import unseen_classes
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.recipe import find_recipe, load_recipe
+from spadecli.data.dataset import TrainingSet
+from spadecli.data.packed import create_packed
+from spadecli.data.statistics import ClassCounter, code_counts
 from spadecli.model.weights import read_card
 
 
@@ -21,6 +27,21 @@ def test_another_recipe_in_the_run_folder_is_named(tmp_path):
     with pytest.raises(UserError) as e:
         train(options(recipe, tmp_path / "runs", "train.batch=1", "model.ngf=3"))
     assert set(e.value.problems) == {"train.batch: 2 -> 1", "model.ngf: 2 -> 3"}
+
+
+def test_classes_of_held_out_pairs_alone_are_never_seen(tmp_path):
+    recipe = load_recipe(make_recipe(tmp_path)).recipe  # holds p3 out
+    codes = {f"p{i}": np.full((36, 40), 2 if i == 3 else i % 2, np.uint8) for i in range(5)}
+    counter = ClassCounter(recipe.labels)
+    config = {"labels": recipe.labels.model_dump(mode="json"), "size": [36, 40]}
+    with create_packed(tmp_path / "tiny.h5", 5, False, config, "source") as writer:
+        for name, mask in codes.items():
+            writer.add(name, (mask, None, np.zeros((36, 40, 3), np.uint8)))
+            counter.add(code_counts(mask))
+        writer.finish({"classes": [asdict(c) for c in counter.result()]})
+    dataset = TrainingSet(tmp_path / "tiny.h5", recipe)
+    assert unseen_classes(dataset, [0, 1, 2, 4]) == ["door"]
+    assert unseen_classes(dataset, range(5)) == []
 
 
 def test_missing_data_name_the_folders_and_the_pack_line(tmp_path, monkeypatch):
@@ -150,7 +171,7 @@ stepz = 3
         "model: expected a table",
         "train.batch: Input should be greater than or equal to 1 (found 0)",
         "train.lr_g: Input should be a finite number",
-        "train.stepz: unknown key (did you mean 'steps'?)",
+        "train.stepz: unknown key (did you mean 'train.steps'?)",
         "either steps or epochs",
     ):
         assert words in text

@@ -197,9 +197,11 @@ def test_recalibrated_weights_differ_in_statistics_alone_and_training_does_not(t
     assert read_card(asked.weights).training["recalibrated_on_batches"] == 3
     assert asked.recalibration.batches == 3
     last = read_rows(asked.run_dir / "validation.jsonl")[-1]
-    assert asked.recalibration.after == pytest.approx(last["distance"])
-    assert asked.recalibration.before == pytest.approx(read_rows(plain.run_dir / "validation.jsonl")[-1]["distance"])
+    first = read_rows(plain.run_dir / "validation.jsonl")[-1]
+    assert asked.recalibration.after == pytest.approx({last["measure"]: last["distance"]})
+    assert asked.recalibration.before == pytest.approx({first["measure"]: first["distance"]})
     assert "standard deviations changed by" in asked.recalibration.line
+    assert f"{first['measure']} {first['distance']:.5g} -> {last['distance']:.5g}" in asked.recalibration.line
 
 
 def test_a_finished_run_is_exported_again_on_request(tmp_path):
@@ -210,7 +212,7 @@ def test_a_finished_run_is_exported_again_on_request(tmp_path):
     again = train(options(recipe, tmp_path / "runs", recalibrate=True))
     assert again.finished
     assert again.recalibration.batches == 50
-    assert again.recalibration.measure is None
+    assert again.recalibration.before == again.recalibration.after == {}
     after = load_file(again.weights)
     assert any(not torch.equal(before[n], after[n]) for n in before)
     whole = train(options(recipe, tmp_path / "whole", recalibrate=True))

@@ -67,10 +67,25 @@ def test_mistakes_of_both_files_are_reported_at_once_with_their_file(write, tmp_
         load_recipe(write("child.toml", 'extends = "base.toml"\nmodel.ngf = 0\n'))
     assert len(e.value.problems) == 2
     bach, ngf = sorted(e.value.problems, key=lambda p: "ngf" in p)
-    assert "did you mean 'batch'" in bach
+    assert "did you mean 'train.batch'" in bach
     assert bach.endswith(f"[{tmp_path / 'base.toml'}]")
     assert ngf.startswith("model.ngf")
     assert "base.toml" not in ngf
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("model.batch=3", "model.batch: unknown key (did you mean 'train.batch'?)"),
+        ("train.size=4", "train.size: unknown key (did you mean 'model.size'?)"),
+        ("modle.size=3", "modle: unknown key (did you mean 'model'?)"),
+        ("model.num_up_layers=3", "model.num_up_layers: unknown key (model has size, "),
+    ],
+)
+def test_an_unknown_key_comes_with_the_one_that_was_meant(write, text, meant):
+    with pytest.raises(UserError) as e:
+        load_recipe(write("child.toml", BASE), [text])
+    assert any(p.startswith(meant) for p in e.value.problems)
 
 
 @pytest.mark.parametrize(
