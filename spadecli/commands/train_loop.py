@@ -248,7 +248,7 @@ def _loader(
         collate_fn=collate_for(trainer.recipe, trainer.device, train.accumulate),
         pin_memory=trainer.device.type == "cuda",
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_ignore_interrupt if workers else None,
+        worker_init_fn=ignore_interrupt if workers else None,
     )
 
 
@@ -257,7 +257,7 @@ def _num_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _ignore_interrupt(worker: int) -> None:
+def ignore_interrupt(worker: int) -> None:
     """Ctrl-C is for the main process, which ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
