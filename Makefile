@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint bench clean
+.PHONY: help setup demo test test-gpu lint bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ lint: setup ## ruff, mypy strict, the import contract
 bench: setup ## speed of rendering, plain and fast, and of the whole command; half an hour
 	$(BIN)/python tests/bench/bench_render.py
 	$(BIN)/python tests/bench/bench_tiles.py
+
+bench-gpu: setup ## the rows that need a CUDA device: rendering, training, ONNX Runtime and TensorRT
+	$(BIN)/python tests/bench/bench_render.py gpu
+	$(BIN)/python tests/bench/bench_training.py
+	$(BIN)/python tests/bench/bench_backends.py
 
 clean: ## remove .venv, caches and build folders; keeps masks, renders, runs and data
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

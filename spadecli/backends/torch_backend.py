@@ -71,6 +71,8 @@ class TorchBackend:
             self._generator = FastGenerator(generator, self.card.labels.num_classes, self._device, dtype)
         else:
             self._generator = generator.to(self._device)
+            if self._device.type == "cuda" and precision == "bf16":  # the layout of tensor cores
+                self._generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._encoder = encoder.to(self._device) if encoder is not None else None
         self._channel_of = self.card.labels.code_to_channel.astype(np.int32)
 

@@ -28,8 +28,7 @@ from .segmenter_setup import (
     plan_segmenter,
     save_state,
 )
-from .train_loop import ignore_interrupt
-from .train_loop import graceful_stop
+from .train_loop import graceful_stop, ignore_interrupt
 
 __all__ = ["TrainSegmenterOptions", "TrainSegmenterResult", "plan_segmenter", "train_segmenter"]
 

@@ -6,14 +6,17 @@ networks (default settings: random weights with batch-norm statistics as they ar
     coco        COCO-Stuff, 256x256: fast with kernels, fast with torch alone, bf16; 1 and 4 samples a mask
     cityscapes  Cityscapes, 256x512, with the labels of the same masks mapped into its range
     facades     the shipped weights
-    noise       the worst masks there are, at the COCO-Stuff settings
+    noise       the worst masks there are: no neighbourhood twice, in all of the mask or half of it
     threads     coco with 1 and with 2 threads
     precision   largest differences from the plain form, and of both from a run in float64
     memory      peak resident memory of a process that renders
 whole command:
     command     `spade render` against the backend's own calls, COCO-Stuff settings, --command-masks 200
     command-facades  the same with the shipped weights
+    thousand    1,000 masks with the shipped weights, once
     startup     seconds from `import torch` done to the first image
+on a CUDA device, only where it is named:
+    gpu         coco in calls of 1, 8 and 32 masks: plain fp32 with TF32 off, with it on, plain bf16, fast fp32 and bf16
 
 The forms take turns, mask by mask; sums over the masks of the medians are compared. Samples of the plain form are
 rendered one at a time, as "four single images".
@@ -80,9 +83,14 @@ def facade_masks() -> list[Mask]:
     return [(read_pixels(path).astype(np.uint8)[None], None) for path in files]
 
 
-def noise_masks() -> list[Mask]:
+def noise_masks(classes: int, instances: bool) -> list[Mask]:
+    """Noise all over, in half of the mask, and in squares of two pixels."""
     rng = np.random.default_rng(0)
-    return [(rng.integers(0, 182, (1, 256, 256), np.uint8), rng.integers(0, 2, (1, 256, 256), np.uint8))]
+    whole = rng.integers(0, classes, (1, 256, 256), np.uint8)
+    half, coarse = whole.copy(), whole[:, ::2, ::2].repeat(2, 1).repeat(2, 2)
+    half[:, 128:] = 1
+    edges = rng.integers(0, 2, (1, 256, 256), np.uint8) if instances else None
+    return [(mask, edges) for mask in (whole, half, coarse)]
 
 
 @torch.no_grad()
@@ -171,6 +179,44 @@ def compare(name: str, path: Path, masks: list[Mask], forms: list[str], samples:
         )
     for backend in backends.values():
         backend.close()
+
+
+def gpu(path: Path, masks: list[Mask], counts: list[int], repeats: int) -> None:
+    """Images per second of the torch backend's calls on a CUDA device, the copies to it and back included."""
+    if not torch.cuda.is_available():
+        print("gpu: not measured, there is no CUDA device")
+        return
+    print(torch.cuda.get_device_name())
+    forms = {
+        "plain fp32, TF32 off": ("plain", "fp32", False),
+        "plain fp32, TF32 on": ("plain", "fp32", True),
+        "plain bf16": ("plain", "bf16", True),
+        "fast fp32, TF32 off": ("fast", "fp32", False),
+        "fast bf16": ("fast", "bf16", True),
+    }
+    first: dict[tuple[int, int], float] = {}
+    for name, (form, precision, tf32) in forms.items():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        with TorchBackend(path, "cuda", form, precision) as backend:
+            for samples in counts:
+                for batch in (1, 8, 32):
+                    chosen = [masks[i % len(masks)] for i in range(batch)]
+                    labels, edges = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
+                    z, took = z_for(backend, batch * samples), []
+                    for _ in range(repeats + 2):  # the first ones choose algorithms
+                        begun = time.perf_counter()
+                        backend.run(labels, edges, z)
+                        took.append(time.perf_counter() - begun)
+                    rate = batch * samples / statistics.median(took[2:])
+                    ratio = rate / first.setdefault((samples, batch), rate)
+                    print(f"{name:22}{samples} samples, batch {batch:3}{rate:10.1f} images/s{ratio:7.2f}x", flush=True)
+
+
+def noise(path: Path, forms: list[str], counts: list[int], repeats: int) -> None:
+    """Masks where the fast form has nothing to gain: what counts is the slowest mask."""
+    for samples in counts:
+        compare("noise coco", path, noise_masks(182, True), forms, samples, repeats)
+        compare("noise small", FACADES, noise_masks(12, False), forms, samples, repeats)
 
 
 @torch.inference_mode()
@@ -280,9 +326,9 @@ def startup(path: Path, mask: np.ndarray) -> None:
 
 def main() -> None:
     cases = ["coco", "cityscapes", "facades", "noise", "threads", "precision", "memory", "command", "command-facades"]
-    cases.append("startup")
+    cases += ["thousand", "startup"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=[[], *cases], default=cases, metavar="CASE")
+    parser.add_argument("cases", nargs="*", choices=[[], *cases, "gpu"], default=cases, metavar="CASE")
     parser.add_argument("--masks", type=int, default=13)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--samples", type=int, help="1 or 4; default both")
@@ -336,10 +382,12 @@ def run_case(case: str, args: argparse.Namespace, folder: Path) -> None:
         single = [mask[0] for mask, _ in masks]
         facades = [mask[0] for mask, _ in facade_masks()]
         {
-            "noise": lambda: compare(case, path, noise_masks(), fp32, 1, args.repeats),
+            "gpu": lambda: gpu(path, masks, counts, args.repeats + 3),
+            "noise": lambda: noise(path, fp32, counts, args.repeats),
             "precision": lambda: precision(path, masks[:3]),
             "command": lambda: command(path, single, args.command_masks),
             "command-facades": lambda: command(FACADES, facades, args.command_masks),
+            "thousand": lambda: command(FACADES, facades, 1000),
             "startup": lambda: (startup(path, single[0]), startup(FACADES, facades[0])),
         }[case]()
 
