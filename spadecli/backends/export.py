@@ -189,8 +189,7 @@ class _GeneratorGraph:
         z = g.input("z", TensorProto.FLOAT, ["rows", arch.z_dim])
         if g.precision != "fp32":
             z = g.cast(z, g.precision, "fc")
-        x = g.op("Gemm", z, g.weight("fc.weight", fc.weight), g.weight("fc.bias", fc.bias), scope="fc", transB=1)
-        x = g.op("Reshape", x, g.integers([-1, 16 * arch.ngf, *grid]), scope="fc")
+        x = g.op("Reshape", _linear(g, "fc", fc, z), g.integers([-1, 16 * arch.ngf, *grid]), scope="fc")
         if self.generator.concat_input:
             x = self._join_map(x, grid)
         return x
@@ -329,9 +328,13 @@ def encoder_graph(encoder: ImageEncoder, card: Card, metadata: Mapping[str, str]
         squares = g.op("Mul", squares, g.weight("grid.gain", torch.tensor(encoder.gain)), scope="grid")
         x = g.op("Concat", x, squares, scope="grid", axis=1)
     for name, layer in (("mu", encoder.fc_mu), ("logvar", encoder.fc_logvar)):
-        weight, bias = g.weight(f"fc_{name}.weight", layer.weight), g.weight(f"fc_{name}.bias", layer.bias)
-        g.output(
-            g.op("Gemm", x, weight, bias, scope=f"fc_{name}", transB=1), name, TensorProto.FLOAT,
-            ["photos", card.architecture.z_dim],
-        )  # fmt: skip
+        code = g.op("Flatten", _linear(g, f"fc_{name}", layer, x), scope=f"fc_{name}", axis=1)
+        g.output(code, name, TensorProto.FLOAT, ["photos", card.architecture.z_dim])
     return g.model("spade_encoder", "spade", VERSION, metadata)
+
+
+def _linear(g: Graph, name: str, layer: nn.Linear, x: str) -> str:
+    """[N,in] -> [N,out,1,1], as a 1x1 convolution: TensorRT for RTX has no fp32 matrix products on Turing."""
+    pixel = g.op("Unsqueeze", x, g.integers([2, 3]), scope=name)
+    weight = g.weight(f"{name}.weight", layer.weight[:, :, None, None])
+    return g.op("Conv", pixel, weight, g.weight(f"{name}.bias", layer.bias), scope=name)
