@@ -116,6 +116,8 @@ def check_run(
     arch = card.architecture
     if labels.dtype != np.uint8 or labels.ndim != 3:
         raise UserError(f"labels are {labels.dtype} {list(labels.shape)}; expected uint8 [M,H,W]")
+    if not len(labels):
+        raise UserError(f"labels are {list(labels.shape)}: no masks; at least one is needed")
     check_size((labels.shape[1], labels.shape[2]), card)
     known = card.labels.code_to_channel >= 0
     if bad := [(v, n) for v, n in enumerate(np.bincount(labels.ravel(), minlength=256).tolist()) if n and not known[v]]:
@@ -131,11 +133,14 @@ def check_run(
     if not arch.uses_z:
         return
     rows = 0 if z is None else len(z)
-    if z is None or z.dtype != np.float32 or z.ndim != 2 or z.shape[1] != arch.z_dim or rows % max(1, len(labels)):
+    if z is None or z.dtype != np.float32 or z.ndim != 2 or z.shape[1] != arch.z_dim or rows % len(labels):
         found = "None" if z is None else f"{z.dtype} {list(z.shape)}"
         raise UserError(f"z is {found}; expected float32 [M·S,{arch.z_dim}] with M = {len(labels)} masks")
     if not rows:
         raise UserError("z has no rows: at least one sample a mask is needed")
+    if bad_rows := np.flatnonzero(~np.isfinite(z).all(1)).tolist():
+        shown = ", ".join(map(str, bad_rows[:8])) + ("..." if len(bad_rows) > 8 else "")
+        raise UserError(f"z holds values that are not finite, in {len(bad_rows)} of {rows} rows: {shown}")
 
 
 def check_size(size: tuple[int, int], card: Card) -> None:
@@ -154,5 +159,7 @@ def check_photos(photos: NDArray[np.float32]) -> None:
     """Refuse photos that are not float32 [N,3,H,W] in [-1,1]."""
     if photos.dtype != np.float32 or photos.ndim != 4 or photos.shape[1] != 3:
         raise UserError(f"photos are {photos.dtype} {list(photos.shape)}; expected float32 [N,3,H,W] in [-1,1]")
-    if photos.size and (not np.isfinite(photos).all() or np.abs(photos).max() > 1 + 1e-6):
+    if not photos.size:
+        raise UserError(f"photos are {list(photos.shape)}: nothing to encode; at least one is needed")
+    if not np.isfinite(photos).all() or np.abs(photos).max() > 1 + 1e-6:
         raise UserError("photos hold values outside [-1,1]")
