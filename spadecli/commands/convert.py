@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+
 from ..backends.profile import Profile, parse_range
-from ..core.errors import UserError
+from ..core.errors import SpadeError, UserError
 from ..core.report import Report, Silent
 from .converting.options import ConvertOptions, ConvertResult
 
@@ -26,7 +28,6 @@ NVLABS_ONLY = (
 
 # what a weights file has no use for, what only engines need
 ARTIFACT_ONLY = {"precision": "fp32", "size": None, "verify": True}
-ENGINE_ONLY = ("profile", "targets")
 WEIGHTS_ONLY = {"half": False, "metrics": ()}
 
 
@@ -76,17 +77,37 @@ def _check_source(options: ConvertOptions) -> None:
         told := [f"--{name.replace('_', '-')}" for name in NVLABS_ONLY if getattr(options, name) is not None]
     ):
         raise UserError(f"{', '.join(told)}: only for NVlabs .pth files; {source} has a card that tells")
-    fresh = ConvertOptions(source)
+    if source.suffix in (".onnx", ".engine"):
+        raise UserError(
+            f"{source}: is converted already; convert starts from the weights that it was made from",
+            hint=_command_for(options),
+        )
     only = WEIGHTS_ONLY if options.to != "safetensors" else ARTIFACT_ONLY
     useless = [name for name, default in only.items() if getattr(options, name) != default]
     if options.to not in ("tensorrt", "tensorrt-rtx"):
-        useless += [name for name in ENGINE_ONLY if getattr(options, name) != getattr(fresh, name)]
+        given, usual = options.profile, Profile()
+        engine_only = {"masks": given.masks != usual.masks, "samples": given.samples != usual.samples}
+        useless += [name for name, is_given in {**engine_only, "target": options.targets}.items() if is_given]
     if useless:
-        words = {"profile": "--masks, --samples", "targets": "--target", "verify": "--no-verify"}
-        told = [words.get(name, f"--{name}") for name in useless]
+        told = ["--no-verify" if name == "verify" else f"--{name}" for name in useless]
         hint = "--precision fp16 is what halves an artifact" if "half" in useless else ""
         raise UserError(f"{', '.join(told)}: nothing that --to {options.to} uses", hint=hint)
     if options.to != "safetensors" and source.suffix != ".safetensors":
         raise UserError(
             f"{source}: --to {options.to} starts from a .safetensors", hint=f"first: spade convert {source}"
         )
+
+
+def _command_for(options: ConvertOptions) -> str:
+    """What converts the weights of a converted file, as far as it tells of them."""
+    from ..backends.artifact import read_artifact
+
+    source = options.source
+    try:
+        weights = str(read_artifact(source).weights)
+    except SpadeError:
+        weights = "WEIGHTS.safetensors"
+    if options.to == "safetensors":
+        return f"that was {weights}; --to onnx, tensorrt or tensorrt-rtx makes other files of them"
+    output = options.output or source.with_suffix(SUFFIXES[options.to])
+    return shlex.join(["spade", "convert", weights, "--to", options.to, "-o", str(output)])
