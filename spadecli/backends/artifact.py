@@ -1,64 +1,151 @@
-"""What a converted file says of itself, and what is wrong with it. Loads neither torch nor a runtime."""
+"""What a converted file says of itself. Loads neither torch nor a runtime."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..core.card import Card
 from ..core.errors import BackendUnavailable, UserError
 from ..core.recipe import validation_problems
 from ..core.sizes import format_size
-from ..store.h5 import file_sha256
-from .profile import Profile
+from .profile import Profile, is_range
 
 Precision = Literal["fp32", "fp16", "bf16"]
+Part = Literal["generator", "encoder"]
+Runtime = Literal["tensorrt", "tensorrt-rtx"]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
 INSTALL = {
-    "onnx": "pip install onnx",
-    "onnxruntime": "pip install onnxruntime",
-    "tensorrt": "pip install tensorrt",
-    "tensorrt-rtx": "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings",
+    "onnx": 'pip install "spadecli[onnx]"',
+    "onnxruntime": 'pip install "spadecli[onnx]"',
+    "tensorrt": 'pip install "spadecli[tensorrt]"',
+    "tensorrt-rtx": 'pip install "spadecli[tensorrt-rtx]"',
 }
-RTX_LEAST = 8.0  # an engine of TensorRT-RTX without targets runs on this compute capability and later ones
+
+
+class Export(BaseModel):
+    """What a graph was made from, and how: in the metadata of an .onnx, in the side file of an engine.
+
+    weights: their path as seen from the folder of the generator's file. precision: the generator's; the encoder is
+    fp32 always. size, trained_size: HxW.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Part
+    weights: str = Field(min_length=1)
+    weights_sha256: Sha256
+    trained_size: str
+    size: str
+    precision: Precision
+    opset: int
+    created_by: str
+
+
+class Side(BaseModel):
+    """NAME.engine.json: all that is known of an engine without a GPU.
+
+    compute_capability: of the GPU it was built on, "" where targets, or the runtime, say where it runs.
+    inputs, outputs: name -> (type, shape), -1 for a dynamic size.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["spade-engine"] = "spade-engine"
+    format_version: Literal[1] = 1
+    created_by: str
+    runtime: Runtime
+    runtime_version: str
+    compute_capability: Annotated[str, Field(pattern=r"^(\d+\.\d)?$")]
+    targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,}$")], ...]
+    precision: Precision
+    profile: Profile
+    inputs: Tensors
+    outputs: Tensors
+    weights_sha256: Sha256
+    onnx_sha256: Sha256
+    engine_sha256: Sha256
+    engine_bytes: int = Field(ge=0)
+    verification: dict[str, Any] | None = None
+    export: Export
+    card: Card
+
+    @field_validator("profile")
+    @classmethod
+    def _ascending(cls, profile: Profile) -> Profile:
+        for name, numbers in asdict(profile).items():
+            if not is_range(numbers):
+                raise ValueError(f"{name} {list(numbers)}: expected three ascending numbers from 1 on")
+        return profile
 
 
 @dataclass(frozen=True)
 class Record:
-    """card: of the weights, its size the artifact's. export: weights, weights_sha256, size, precision, ...
-    side: the engine's side file, {} for ONNX.
-    """
+    """card: of the weights, its size the artifact's. side: the engine's side file, None for ONNX."""
 
     path: Path
     card: Card
-    export: dict[str, Any]
-    side: dict[str, Any]
+    export: Export
+    side: Side | None = None
 
     @property
-    def precision(self) -> str:
-        """fp32, fp16 or bf16."""
-        return str(self.export["precision"])
+    def precision(self) -> Precision:
+        """The generator's."""
+        return self.export.precision
 
     @property
-    def profile(self) -> Profile:
-        """The batches that an engine takes."""
-        masks, samples = (tuple(self.side["profile"][key]) for key in ("masks", "samples"))
-        return Profile(masks, samples)
+    def generator(self) -> Path:
+        """The generator's file: this one, or the one that this encoder belongs to."""
+        if self.export.kind == "generator":
+            return self.path
+        return shown(self.path.absolute().parent.parent / self.path.name)
+
+    @property
+    def places(self) -> tuple[Path, Path]:
+        """Where its weights may be: where they were when it was made (seen from the artifact), and beside it."""
+        folder = self.generator.absolute().parent.resolve()
+        stored = Path(os.path.normpath(folder / self.export.weights))
+        return shown(stored), shown(self.generator.absolute().parent / stored.name)
+
+    @property
+    def weights(self) -> Path:
+        """Its weights, as far as they are found; else their name alone."""
+        return next((p for p in self.places if p.is_file()), Path(self.places[0].name))
 
     @property
     def rebuild(self) -> str:
         """The command that makes the file again from its weights."""
-        kind = self.side.get("runtime", "onnx")
-        words = ["spade convert", str(self.path.parent / self.export["weights"]), "--to", kind]
-        words += ["--precision", self.precision, "--size", self.export["size"]]
+        words = ["spade", "convert", str(self.weights), "--to", self.side.runtime if self.side else "onnx"]
+        words += ["--precision", self.precision, "--size", self.export.size]
         if self.side:
-            words += [f"--{k} {','.join(map(str, v))}" for k, v in self.side["profile"].items()]
-        if self.side.get("targets"):
-            words += ["--target", ",".join(self.side["targets"])]
-        return " ".join([*words, "-o", str(self.path), "--overwrite"])
+            for name, numbers in asdict(self.side.profile).items():
+                words += [f"--{name}", ",".join(map(str, numbers))]
+        if self.side and self.side.targets:
+            words += ["--target", ",".join(self.side.targets)]
+        return shlex.join([*words, "-o", str(self.generator), "--overwrite"])
+
+
+def shown(path: Path) -> Path:
+    """An absolute path as people type it: from the current folder where it lies below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def path_from(folder: Path, file: Path) -> str:
+    """Path of a file as seen from a folder; absolute where there is none (another drive)."""
+    # the name itself stays as given: a link such as latest.safetensors is what a rebuild starts from
+    file = file.absolute().parent.resolve() / file.name
+    try:
+        return Path(os.path.relpath(file, folder.resolve())).as_posix()
+    except ValueError:
+        return str(file)
 
 
 def side_file(engine: Path) -> Path:
@@ -81,77 +168,77 @@ def require(module: str, package: str) -> Any:
         raise BackendUnavailable(f"{package} is not installed ({e})", hint=INSTALL[package]) from e
 
 
+def read_artifact(path: Path) -> Record:
+    """Record of an .onnx or .engine file, of a generator or an encoder."""
+    return read_engine(path) if path.suffix == ".engine" else read_onnx(path)
+
+
 def read_onnx(path: Path) -> Record:
     """Record of an .onnx file. Raises UserError where it is damaged or has no card, BackendUnavailable without onnx."""
     onnx = require("onnx", "onnx")
+    again = f"make it again: {_command(path, 'onnx')}"
     try:
         model = onnx.load(path)
     except Exception as e:
-        raise UserError(f"{path}: not a readable ONNX file ({e})", hint="make it again with spade convert") from e
-    return _record(path, {p.key: p.value for p in model.metadata_props}, {})
+        raise UserError(f"{path}: not a readable ONNX file ({e})", hint=again) from e
+    metadata = {p.key: p.value for p in model.metadata_props}
+    if "spade_card" not in metadata or "spade_export" not in metadata:
+        raise UserError(f"{path}: has no spade card", hint="only files made by spade convert can be opened")
+    card = _parsed(Card, f"{path}: its card (spade_card)", metadata["spade_card"], again)
+    return Record(path, card, _parsed(Export, f"{path}: its spade_export", metadata["spade_export"], again))
 
 
 def read_engine(path: Path) -> Record:
     """Record of an .engine file, from its side file. Raises UserError where that is missing or damaged."""
     side_path = side_file(path)
-    again = "build the engine again: spade convert WEIGHTS --to tensorrt-rtx (or tensorrt)"
+    again = f"build it again: {_command(path, 'tensorrt-rtx')} (or --to tensorrt)"
     try:
-        side = json.loads(side_path.read_text("utf-8"))
-        metadata = {"spade_card": json.dumps(side["card"]), "spade_export": json.dumps(side["export"])}
+        text = side_path.read_text("utf-8")
     except FileNotFoundError as e:
         raise UserError(f"{path}: its side file {side_path.name} is missing", hint=again) from e
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(f"{side_path}: not a readable side file of an engine ({e!r})", hint=again) from e
-    return _record(path, metadata, side)
+    except (OSError, ValueError) as e:
+        raise UserError(f"{side_path}: not readable ({e})", hint=again) from e
+    side = _parsed(Side, str(side_path), text, again)
+    return Record(path, side.card, side.export, side)
 
 
-def _record(path: Path, metadata: dict[str, str], side: dict[str, Any]) -> Record:
-    if "spade_card" not in metadata or "spade_export" not in metadata:
-        raise UserError(f"{path}: has no spade card", hint="only files made by spade convert can be opened")
+def expect_generator(record: Record) -> Record:
+    """The record itself; UserError where it is of an encoder."""
+    if record.export.kind == "generator":
+        return record
+    raise UserError(
+        f"{record.path}: an image encoder, which renders nothing",
+        hint=f"name its generator: {record.generator}"
+        if record.generator.is_file()
+        else f"make both again: {record.rebuild}",
+    )
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _parsed(model: type[M], what: str, text: str, hint: str) -> M:
+    """JSON text as a model, or a UserError with every problem of it."""
+
+    def refuse(problems: list[str], error: Exception | None) -> NoReturn:
+        message = f"{what}: damaged, or not of this version of spade"
+        raise UserError(message, problems=problems, hint=hint) from error
+
     try:
-        card = Card.model_validate_json(metadata["spade_card"])
+        data = json.loads(text)
+    except ValueError as e:
+        refuse([f"not JSON: {e}"], e)
+    if not isinstance(data, dict):
+        refuse([f"expected a JSON object, found {type(data).__name__}"], None)
+    try:
+        return model.model_validate_json(text)
     except ValidationError as e:
-        raise UserError(f"{path}: its card does not fit this version of spade", problems=validation_problems(e)) from e
-    return Record(path, card, json.loads(metadata["spade_export"]), side)
+        refuse(validation_problems(e), e)
 
 
-def weights_problems(record: Record) -> list[str]:
-    """Whether the weights that lie beside the artifact are still those it was made from."""
-    beside = record.path.parent / record.export["weights"]
-    if beside.is_file() and file_sha256(beside) != record.export["weights_sha256"]:
-        return [f"made from another version of {beside}"]
-    return []
-
-
-def engine_problems(record: Record, runtime_version: str | None, capability: str | None) -> list[str]:
-    """Why an engine cannot run here. runtime_version, capability ("8.6"): None where there is none to compare."""
-    side, problems = record.side, weights_problems(record)
-    num_bytes = record.path.stat().st_size
-    if num_bytes < side["engine_bytes"]:
-        problems.append(f"truncated: {num_bytes:,} of {side['engine_bytes']:,} bytes")
-    elif num_bytes > side["engine_bytes"] or file_sha256(record.path) != side["engine_sha256"]:
-        problems.append("not the file that its side file describes: damaged or replaced")
-    if runtime_version is not None and runtime_version != side["runtime_version"]:
-        problems.append(f"built by {side['runtime']} {side['runtime_version']}; this machine has {runtime_version}")
-    if capability is not None:
-        problems += _gpu_problems(side, capability)
-    return problems
-
-
-def _gpu_problems(side: dict[str, Any], capability: str) -> list[str]:
-    targets = [f"{t[2:-1]}.{t[-1]}" for t in side["targets"]]
-    if targets and capability not in targets:
-        return [f"built for compute capabilities {', '.join(targets)}; this GPU has {capability}"]
-    if not targets and side["compute_capability"] and side["compute_capability"] != capability:
-        return [f"built on a GPU of compute capability {side['compute_capability']}; this one has {capability}"]
-    if not targets and side["runtime"] == "tensorrt-rtx" and float(capability) < RTX_LEAST:
-        return [f"built for compute capability {RTX_LEAST} and later; this GPU has {capability}"]
-    return []
-
-
-def stale(record: Record, problems: list[str]) -> UserError:
-    """The error for an artifact that cannot be used as it is."""
-    return UserError(f"{record.path}: stale or foreign", problems=problems, hint=f"build it again: {record.rebuild}")
+def _command(path: Path, kind: str) -> str:
+    """How such a file is made, where it does not tell."""
+    return f"{shlex.join(['spade', 'convert', 'WEIGHTS.safetensors', '--to', kind, '-o', str(path)])} --overwrite"
 
 
 def check_fixed_size(card: Card, path: Path, size: tuple[int, int]) -> None:

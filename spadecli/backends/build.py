@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..core.cache import cache_dir
 from ..core.errors import BackendUnavailable, UserError
 from ..core.report import Report, Task
 from ..store.atomic import write_bytes
-from .artifact import INSTALL
+from .artifact import INSTALL, Precision, Runtime
 from .profile import Profile
 
 if TYPE_CHECKING:
     import onnx
 
-Runtime = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[Runtime, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
 MAX_MESSAGES = 8
+BF16_LEAST = 80  # compute capability 8.0: Turing has no bf16
 PHOTO_SIDES = (16, 256, 4096)  # least, best, most of the encoder's input
 
 
@@ -59,7 +59,7 @@ def load_runtime(kind: Runtime) -> Any:
 def build(
     kind: Runtime, model: onnx.ModelProto, profile: Profile, report: Report, targets: Sequence[str] = ()
 ) -> Engine:
-    """Build an engine. targets: compute capabilities such as "sm86" (where the runtime has that choice).
+    """Build an engine. targets: compute capabilities such as "sm86", checked by :func:`check_targets`.
 
     Raises BackendUnavailable where the runtime or its GPU is missing, UserError with the parser's or the builder's
     own messages where it fails.
@@ -76,7 +76,7 @@ def build(
     config = builder.create_builder_config()
     if hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
-    _set_targets(trt, config, kind, targets)
+    _set_targets(trt, config, targets)
     config.add_optimization_profile(_profile(builder, network, profile))
     cache = _TimingCache(config, kind, trt.__version__)
     with ExitStack() as stack:
@@ -173,10 +173,12 @@ def _profile(builder: Any, network: Any, profile: Profile) -> Any:
     return made
 
 
-def _set_targets(trt: Any, config: Any, kind: Runtime, targets: Sequence[str]) -> None:
+def check_targets(kind: Runtime, targets: Sequence[str], precision: Precision) -> None:
+    """Refuse compute capabilities that the runtime does not build for, or not at this precision. Raises UserError."""
     if not targets:
         return
-    if not hasattr(config, "set_compute_capability"):
+    trt = load_runtime(kind)
+    if not hasattr(trt.IBuilderConfig, "set_compute_capability"):
         raise UserError(
             f"--target: {kind} {trt.__version__} builds for the GPU at hand alone", hint="--to tensorrt-rtx has targets"
         )
@@ -184,6 +186,16 @@ def _set_targets(trt: Any, config: Any, kind: Runtime, targets: Sequence[str]) -
     if bad := [t for t in targets if t not in known]:
         order = sorted(known, key=lambda n: int(n[2:]))
         raise UserError(f"--target {', '.join(bad)}: {kind} {trt.__version__} knows {', '.join(order)}")
+    if precision == "bf16" and (old := [t for t in targets if int(t[2:]) < BF16_LEAST]):
+        raise UserError(
+            f"--target {', '.join(old)}: these GPUs have no bf16",
+            hint=f"--precision fp16 or fp32; bf16 begins with sm{BF16_LEAST}",
+        )
+
+
+def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
+    if not targets:
+        return
     config.num_compute_capabilities = len(targets)
     for i, target in enumerate(targets):
         config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), i)

@@ -7,11 +7,10 @@ takes one, needs onnxscript, and leaves batch norm, types and names to be repair
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from ..model.generator import LEAK, Generator, SPADEBlock, resize_start
 from ..model.norm import EPS, SPADE, PlainNorm
 from ..model.weights import effective_state, load_effective, load_weights
 from ..store.h5 import file_sha256
-from .artifact import Precision
+from .artifact import Export, Precision, path_from
 from .graph import OPSETS, Graph
 
 if TYPE_CHECKING:
@@ -45,33 +44,45 @@ class Exported:
     card: Card
     generator: onnx.ModelProto
     encoder: onnx.ModelProto | None
-    record: dict[str, Any]
+    record: Export
 
 
 def export(
-    weights: Path, precision: Precision = "fp32", size: Size | None = None, for_engine: bool = False
+    weights: Path,
+    precision: Precision = "fp32",
+    size: Size | None = None,
+    for_engine: bool = False,
+    folder: Path | None = None,
 ) -> Exported:
     """Graphs of a .safetensors file at one precision and one image size (height, width; default: the card's).
 
     for_engine: as GPUs want it; else as ONNX Runtime on a CPU does. The function is the same.
+    folder: where the generator's file will be (default: beside the weights).
     Raises UserError where the file is damaged or the size does not fit.
     """
     card, generator, encoder = load_weights(weights)
-    record = {
-        "weights": weights.name,
-        "weights_sha256": file_sha256(weights),
-        "trained_size": format_size(card.architecture.size),
-        "size": format_size(size or card.architecture.size),
-        "precision": precision,
-        "opset": OPSETS[precision],
-        "created_by": f"spade {VERSION}",
-    }
+    record = Export(
+        kind="generator",
+        weights=path_from(folder or weights.parent, weights),
+        weights_sha256=file_sha256(weights),
+        trained_size=format_size(card.architecture.size),
+        size=format_size(size or card.architecture.size),
+        precision=precision,
+        opset=OPSETS[precision],
+        created_by=f"spade {VERSION}",
+    )
     if size is not None and size != card.architecture.size:
         card, generator = _at_size(card, generator, size)
-    metadata = {"spade_card": card.model_dump_json(), "spade_export": json.dumps(record)}
     use_rows = precision == "fp32" and not for_engine and card.labels.semantic_channels >= GATHER_FROM_CHANNELS
-    model = _GeneratorGraph(card, generator, precision, use_rows).model(metadata)
-    return Exported(card, model, encoder_graph(encoder, card, metadata) if encoder is not None else None, record)
+    model = _GeneratorGraph(card, generator, precision, use_rows).model(_metadata(card, record))
+    if encoder is None:
+        return Exported(card, model, None, record)
+    of_encoder = _metadata(card, record.model_copy(update={"kind": "encoder"}))
+    return Exported(card, model, encoder_graph(encoder, card, of_encoder), record)
+
+
+def _metadata(card: Card, record: Export) -> dict[str, str]:
+    return {"spade_card": card.model_dump_json(), "spade_export": record.model_dump_json()}
 
 
 def _at_size(card: Card, generator: Generator, size: Size) -> tuple[Card, Generator]:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..core.errors import BackendUnavailable, UserError
 from ..core.sizes import Size
-from .artifact import Record, check_fixed_size, encoder_file, read_onnx, require
+from .artifact import Record, check_fixed_size, expect_generator, read_onnx, require
 from .base import check_photos, check_run
+from .stale import check_encoder, check_weights, find_encoder
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +29,7 @@ class OnnxBackend:
         self.card = record.card
         self.path = record.path
         self.fixed_size: Size | None = record.card.architecture.size
-        self.weights_sha256 = str(record.export["weights_sha256"])
+        self.weights_sha256 = record.export.weights_sha256
         self.name = f"onnxruntime {record.precision}"
         self.device, self._providers = _providers(device)
         self._generator: Any = _session(generator, self._providers, record)
@@ -55,7 +56,7 @@ class OnnxBackend:
         """See :meth:`spadecli.backends.base.Backend.encode`."""
         if self._generator is None:
             raise self._closed()
-        check_encoder(self._record, self._encoder_source)
+        check_encoder(self._record, self._encoder_source is not None)
         check_photos(photos)
         if self._encoder is None:
             self._encoder = _session(self._encoder_source, self._providers, self._record)
@@ -79,11 +80,15 @@ class OnnxBackend:
 
 
 def open_file(path: Path, device: str) -> OnnxBackend:
-    """Open an .onnx file; its encoder, if any, is encoder/NAME.onnx beside it."""
+    """Open an .onnx file; its encoder, if any, is encoder/NAME.onnx beside it.
+
+    Raises UserError that says why a file is stale or foreign and how to make it again.
+    """
     require("onnxruntime", "onnxruntime")
-    record = read_onnx(path)
-    encoder = encoder_file(path)
-    return OnnxBackend(record, device, str(path), str(encoder) if encoder.is_file() else None)
+    record = expect_generator(read_onnx(path))
+    check_weights(record)
+    encoder = find_encoder(record)
+    return OnnxBackend(record, device, str(path), str(encoder.path) if encoder else None)
 
 
 def open_models(
@@ -94,20 +99,6 @@ def open_models(
     return OnnxBackend(
         record, device, generator.SerializeToString(), encoder.SerializeToString() if encoder is not None else None
     )
-
-
-def check_encoder(record: Record, source: bytes | str | None) -> None:
-    """Refuse to encode without an encoder, or with that of other weights."""
-    if not record.card.architecture.has_encoder:
-        raise UserError(
-            f"weights {record.card.name!r} have no image encoder (latent = {record.card.architecture.latent!r})",
-            hint='styles need weights trained with latent = "encoder", such as the shipped facades weights',
-        )
-    if source is None:
-        raise UserError(
-            f"{encoder_file(record.path)}: the image encoder is missing beside {record.path}",
-            hint=f"make both again: {record.rebuild}",
-        )
 
 
 def _providers(device: str) -> tuple[str, list[Any]]:

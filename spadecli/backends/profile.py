@@ -55,11 +55,17 @@ class Profile:
                 )
 
 
+def is_range(numbers: Range) -> bool:
+    """Whether three numbers ascend from 1 on."""
+    least, best, most = numbers
+    return 1 <= least <= best <= most
+
+
 def parse_range(flag: str, text: str) -> Range:
     """ "1,4,8" to (1, 4, 8). Raises UserError unless these are three ascending numbers from 1 on."""
     parts = text.split(",")
     if len(parts) == 3 and all(p.strip().isdecimal() for p in parts):
         least, best, most = (int(p) for p in parts)
-        if 1 <= least <= best <= most:
+        if is_range((least, best, most)):
             return least, best, most
     raise UserError(f"{flag} {text}: expected MIN,OPT,MAX, ascending from 1 on", hint=f"for example {flag} 1,4,8")

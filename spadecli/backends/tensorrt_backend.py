@@ -21,11 +21,11 @@ from ..core.errors import BackendUnavailable, UserError
 from ..core.report import Silent
 from ..core.sizes import Size
 from ..store.atomic import write_bytes
-from .artifact import Record, check_fixed_size, encoder_file, engine_problems, read_engine, stale
+from .artifact import Record, check_fixed_size, expect_generator, read_engine
 from .base import check_photos, check_run
 from .build import PHOTO_SIDES, load_runtime, make_logger
-from .onnx_backend import check_encoder
 from .profile import Chunk, Profile
+from .stale import check_encoder, file_problems, find_encoder, runtime_problems, side_of, stale
 from .torch_backend import pick_device
 
 TORCH_TYPES = {"UINT8": torch.uint8, "FLOAT": torch.float32}
@@ -39,9 +39,9 @@ class TensorRTBackend:
         self._device = gpu(device)
         self.device, self.card = str(self._device), record.card
         self.fixed_size: Size | None = record.card.architecture.size
-        self.weights_sha256 = str(record.export["weights_sha256"])
-        self.name = f"{record.side['runtime']} {record.precision}"
-        self._record, self._profile, self._encoder_bytes = record, record.profile, encoder
+        self.weights_sha256 = record.export.weights_sha256
+        self.name = f"{side_of(record).runtime} {record.precision}"
+        self._record, self._profile, self._encoder_bytes = record, side_of(record).profile, encoder
         self._generator: _Network | None = _Network(record, generator, self._device)
         self._encoder: _Network | None = None
 
@@ -72,7 +72,7 @@ class TensorRTBackend:
         """See :meth:`spadecli.backends.base.Backend.encode`. Photos are at most 4096 pixels a side."""
         if self._generator is None:
             raise self._closed()
-        check_encoder(self._record, self._encoder_bytes)
+        check_encoder(self._record, self._encoder_bytes is not None)
         check_photos(photos)
         least, _, most = PHOTO_SIDES
         if min(photos.shape[2:]) < least or max(photos.shape[2:]) > most:
@@ -114,23 +114,17 @@ def open_file(path: Path, device: str) -> TensorRTBackend:
 
     Raises UserError that says why an engine is stale or foreign and how to build it again.
     """
-    record = read_engine(path)
-    if problems := engine_problems(record, None, None):  # what can be said without a GPU first
+    record = expect_generator(read_engine(path))
+    if problems := file_problems(record):  # what can be said without a runtime or a GPU first
         raise stale(record, problems)
-    trt = load_runtime(record.side["runtime"])
-    if problems := engine_problems(record, trt.__version__, None):
+    encoder = find_encoder(record)
+    version = load_runtime(side_of(record).runtime).__version__
+    both = [record, encoder] if encoder else [record]
+    if problems := [p for r in both for p in runtime_problems(r, version, None)]:
+        raise stale(record, list(dict.fromkeys(problems)))
+    if problems := runtime_problems(record, version, capability_of(gpu(device))):
         raise stale(record, problems)
-    if problems := engine_problems(record, trt.__version__, capability_of(gpu(device))):
-        raise stale(record, problems)
-    encoder = encoder_file(path)
-    if encoder.is_file():
-        of_encoder = read_engine(encoder)
-        problems = engine_problems(of_encoder, trt.__version__, None)
-        if of_encoder.export["weights_sha256"] != record.export["weights_sha256"]:
-            problems.append(f"made from other weights than {path}")
-        if problems:
-            raise stale(record, [f"{encoder}: {p}" for p in problems])
-    return TensorRTBackend(record, device, path.read_bytes(), encoder.read_bytes() if encoder.is_file() else None)
+    return TensorRTBackend(record, device, path.read_bytes(), encoder.path.read_bytes() if encoder else None)
 
 
 def gpu(device: str) -> torch.device:
@@ -200,7 +194,7 @@ class _Network:
     """One deserialized engine with its execution context."""
 
     def __init__(self, record: Record, blob: bytes, device: torch.device) -> None:
-        self.trt = trt = load_runtime(record.side["runtime"])
+        self.trt = trt = load_runtime(side_of(record).runtime)
         self.device = device
         self.log = log = make_logger(trt, Silent())
         with torch.cuda.device(device):
@@ -209,7 +203,7 @@ class _Network:
             if self.engine is None:
                 raise stale(record, log.errors[-4:] or ["the runtime refuses it"])
             self._kernels: Any = None
-            self._kernels_path = cache_dir() / "tensorrt" / f"kernels-{record.side['engine_sha256'][:16]}.bin"
+            self._kernels_path = cache_dir() / "tensorrt" / f"kernels-{side_of(record).engine_sha256[:16]}.bin"
             self.context = self._context()
             self.compute = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self.back = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

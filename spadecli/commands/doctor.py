@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..backends.artifact import INSTALL
-from ..backends.build import Runtime, load_runtime
+from ..backends.artifact import INSTALL, Runtime
+from ..backends.build import load_runtime
 from ..core.errors import BackendUnavailable
 from ..core.recipe import shipped_dir
 from ..core.version import VERSION

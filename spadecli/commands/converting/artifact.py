@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...backends.artifact import Record, encoder_file, require, side_file
+from ...backends.artifact import Record, Side, encoder_file, require, side_file
 from ...backends.base import Backend, check_size, open_backend
 from ...backends.profile import Profile
+from ...backends.stale import capability_of_target
 from ...backends.verify import Verification, refusal, verify
 from ...core.card import Card
 from ...core.errors import BackendUnavailable, UserError
@@ -35,14 +34,14 @@ def to_artifact(options: ConvertOptions, output: Path, report: Report) -> Conver
         card = card.model_copy(update={"architecture": card.architecture.model_copy(update={"size": options.size})})
     _check_packages(options)
     others = _other_files(options, card, output)
-    there = [p for p in others if p.exists() and p.suffix != ".json"]
+    there = [p for p in others if p.exists()]
     if there and not (options.overwrite or options.dry_run):
         raise UserError(f"{there[0]}: exists already", hint="--overwrite replaces it, -o names another file")
     if options.dry_run:
         return ConvertResult(output, card, _parameters(options.source), others)
     from ...backends.export import export
 
-    exported = export(options.source, options.precision, options.size, for_engine=options.to != "onnx")
+    exported = export(options.source, options.precision, options.size, options.to != "onnx", output.parent)
     files = _onnx_files(exported, output) if options.to == "onnx" else None
     if files is None:
         verification, files = _engine_files(options, exported, output, report)
@@ -61,9 +60,10 @@ def _check_packages(options: ConvertOptions) -> None:
     if options.verify:
         require("onnxruntime", "onnxruntime")
     if options.to == "tensorrt" or options.to == "tensorrt-rtx":  # noqa: PLR1714 - narrows the type
-        from ...backends.build import load_runtime
+        from ...backends.build import check_targets, load_runtime
 
         load_runtime(options.to)
+        check_targets(options.to, options.targets, options.precision)
 
 
 def _other_files(options: ConvertOptions, card: Card, output: Path) -> tuple[Path, ...]:
@@ -94,7 +94,7 @@ def _verify_onnx(options: ConvertOptions, exported: Exported, output: Path, stoo
     from ...backends.onnx_backend import open_models
     from ...backends.rounding import rounded_in_float32
 
-    record = Record(output, exported.card, exported.record, {})
+    record = Record(output, exported.card, exported.record)
     model, ran = exported.generator, "ONNX Runtime on the CPU"
     try:
         # half precision in ONNX Runtime's own kernels says something of the .onnx, and nothing of an engine
@@ -122,27 +122,26 @@ def _engine_files(
         verification = _verify_onnx(options, exported, output, reason)
         if verification.problems:
             raise refusal(str(output), verification)
-    sides: dict[Path, dict[str, Any]] = {}
+    sides: dict[Path, Side] = {}
     blobs: dict[Path, bytes] = {}
     for path, model in ((encoder_file(output), exported.encoder), (output, exported.generator)):
         if model is not None:
             engine, sides[path] = _build(options, exported, model, report)
             if path != output:
-                sides[path]["precision"] = "fp32"  # the encoder's, always
+                of_encoder = exported.record.model_copy(update={"kind": "encoder"})
+                sides[path] = sides[path].model_copy(update={"precision": "fp32", "export": of_encoder})
             blobs[path] = engine.blob
     if options.verify and runs_here:
         verification = _verify_engine(options, exported, output, blobs, sides[output], report)
     files: dict[Path, bytes | str] = {}
     for path, blob in blobs.items():
-        sides[path]["verification"] = verification.as_json() if verification else None
+        told = verification.as_json() if verification else None
         files[path] = blob
-        files[side_file(path)] = json.dumps(sides[path], indent=2) + "\n"
+        files[side_file(path)] = sides[path].model_copy(update={"verification": told}).model_dump_json(indent=2) + "\n"
     return verification, files
 
 
-def _build(
-    options: ConvertOptions, exported: Exported, model: onnx.ModelProto, report: Report
-) -> tuple[Engine, dict[str, Any]]:
+def _build(options: ConvertOptions, exported: Exported, model: onnx.ModelProto, report: Report) -> tuple[Engine, Side]:
     import torch
 
     from ...backends.build import build
@@ -152,25 +151,23 @@ def _build(
     profile = profile_for(options.profile, exported.card)
     engine = build(options.to, model, profile, report, options.targets)
     own = capability_of(gpu("auto")) if options.to == "tensorrt" and torch.cuda.is_available() else ""
-    side = {
-        "format": "spade-engine",
-        "format_version": 1,
-        "created_by": f"spade {VERSION}",
-        "runtime": options.to,
-        "runtime_version": engine.runtime_version,
-        "compute_capability": own,  # "": portable between those that the targets, or the runtime, name
-        "targets": list(engine.targets),
-        "precision": options.precision,
-        "profile": asdict(profile),
-        "inputs": {n: [t, list(s)] for n, (t, s) in engine.inputs.items()},
-        "outputs": {n: [t, list(s)] for n, (t, s) in engine.outputs.items()},
-        "weights_sha256": exported.record["weights_sha256"],
-        "onnx_sha256": hashlib.sha256(model.SerializeToString()).hexdigest(),
-        "engine_sha256": hashlib.sha256(engine.blob).hexdigest(),
-        "engine_bytes": len(engine.blob),
-        "export": exported.record,
-        "card": exported.card.model_dump(mode="json"),
-    }
+    side = Side(
+        created_by=f"spade {VERSION}",
+        runtime=options.to,
+        runtime_version=engine.runtime_version,
+        compute_capability=own,
+        targets=engine.targets,
+        precision=options.precision,
+        profile=profile,
+        inputs=engine.inputs,
+        outputs=engine.outputs,
+        weights_sha256=exported.record.weights_sha256,
+        onnx_sha256=hashlib.sha256(model.SerializeToString()).hexdigest(),
+        engine_sha256=hashlib.sha256(engine.blob).hexdigest(),
+        engine_bytes=len(engine.blob),
+        export=exported.record,
+        card=exported.card,
+    )
     return engine, side
 
 
@@ -184,18 +181,18 @@ def _verify_engine(
     exported: Exported,
     output: Path,
     blobs: dict[Path, bytes],
-    side: dict[str, Any],
+    side: Side,
     report: Report,
 ) -> Verification:
     from ...backends.tensorrt_backend import TensorRTBackend, capability_of, gpu
 
     capability = capability_of(gpu("auto"))
-    wanted = [f"{t[2:-1]}.{t[-1]}" for t in options.targets]
+    wanted = [capability_of_target(t) for t in options.targets]
     if wanted and capability not in wanted:
         report.warn(f"this GPU ({capability}) is none of the targets")
         reason = f"the engine itself was not run (this GPU has compute capability {capability})"
         return _verify_onnx(options, exported, output, reason)
-    record = Record(output, exported.card, exported.record, json.loads(json.dumps(side)))
+    record = Record(output, exported.card, exported.record, side)
     candidate: Backend = TensorRTBackend(record, "cuda", blobs[output], blobs.get(encoder_file(output)))
     with candidate, open_backend(options.source, "cpu", form="plain") as reference:
-        return verify(reference, candidate, options.precision, profile=record.profile)
+        return verify(reference, candidate, options.precision, profile=side.profile)

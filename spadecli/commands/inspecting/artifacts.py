@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...backends.artifact import encoder_file, engine_problems, read_engine, read_onnx, weights_problems
+from ...backends.artifact import Side, encoder_file, read_artifact
+from ...backends.stale import engine_problems, find_encoder, weights_problems
 from ...core.errors import BackendUnavailable, UserError
 from .files import Description, class_rows, labels_in_short
 
@@ -31,26 +32,30 @@ def describe_artifact(path: Path) -> Description:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    is_engine = path.suffix == ".engine"
-    record = read_engine(path) if is_engine else read_onnx(path)
-    encoder = encoder_file(path)
-    problems = engine_problems(record, *_here(record.side)) if is_engine else weights_problems(record)
-    if record.card.architecture.has_encoder and not encoder.is_file() and path.parent.name != "encoder":
+    record = read_artifact(path)
+    encoder, side = encoder_file(path), record.side
+    problems = engine_problems(record, *_here(side)) if side else weights_problems(record)
+    if record.export.kind == "generator" and record.card.architecture.has_encoder and not encoder.is_file():
         problems.append(f"{encoder} is missing: no styles can be read from photos")
+    elif record.export.kind == "generator":
+        try:
+            find_encoder(record)
+        except UserError as e:
+            problems += e.problems or (e.message,)
     facts: dict[str, Any] = {
         **record.card.model_dump(mode="json", exclude=LEFT_OUT),
         "labels": labels_in_short(record.card.labels),
-        "export": record.export,
-        **{key: record.side[key] for key in SIDE_FACTS if key in record.side},
+        "export": record.export.model_dump(mode="json"),
+        **(side.model_dump(mode="json", include=set(SIDE_FACTS)) if side else {}),
         "bytes": path.stat().st_size,
         "problems": problems,
     }
     if problems:
         facts["rebuild"] = record.rebuild
-    return "engine" if is_engine else "onnx", facts, class_rows(record.card.labels), record.card.labels
+    return "engine" if side else "onnx", facts, class_rows(record.card.labels), record.card.labels
 
 
-def _here(side: dict[str, Any]) -> tuple[str | None, str | None]:
+def _here(side: Side) -> tuple[str | None, str | None]:
     """This machine's version of the engine's runtime, and its GPU's compute capability; None where there is none."""
     import torch
 
@@ -58,7 +63,7 @@ def _here(side: dict[str, Any]) -> tuple[str | None, str | None]:
     from ...backends.tensorrt_backend import capability_of, gpu
 
     try:
-        version = str(load_runtime(side["runtime"]).__version__)
+        version = str(load_runtime(side.runtime).__version__)
     except BackendUnavailable:
         version = None
     return version, capability_of(gpu("auto")) if torch.cuda.is_available() else None

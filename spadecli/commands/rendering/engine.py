@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...backends.artifact import Precision, engine_problems, read_engine
-from ...backends.build import MODULES, Runtime, load_runtime
+from ...backends.artifact import Precision, Runtime, read_engine
+from ...backends.build import MODULES, load_runtime
 from ...backends.profile import Profile
+from ...backends.stale import engine_problems
 from ...core.cache import cache_dir
 from ...core.errors import BackendUnavailable, UserError
 from ...core.report import Report
