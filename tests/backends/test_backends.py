@@ -6,37 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import FORMS, LABELS, SMALL, torch_weights
 
 import spadecli
 from spadecli.backends.profile import Profile
 from spadecli.commands.convert import ConvertOptions, convert
 from spadecli.core.architecture import Architecture
-from spadecli.core.card import Card
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.labelspace import LabelSpace
-from spadecli.model.encoder import ImageEncoder
 from spadecli.model.fast.generator import FastGenerator
 from spadecli.model.generator import Generator
-from spadecli.model.init import initialize
-from spadecli.model.weights import effective_state, load_weights, read_card, save_weights
-
-CLASSES = [{"name": "a", "value": 7}, {"name": "b", "value": [0, 9]}, {"name": "u", "value": 255}]
-LABELS = LabelSpace(name="odd", classes=CLASSES, unknown="u")
-SMALL = {"size": (32, 64), "ngf": 2, "z_dim": 5, "hidden": 4, "norm": "instance"}
-
-
-def torch_weights(folder: Path, arch: Architecture, labels: LabelSpace) -> Path:
-    generator = Generator(arch, labels.semantic_channels, spectral=False)
-    encoder = ImageEncoder(arch, spectral=False) if arch.has_encoder else None
-    for i, network in enumerate((generator, encoder)):
-        if network is not None:
-            initialize(network, i)
-            for parameter in network.parameters():  # visible contrast, without saturating tanh
-                parameter.data *= 3
-    path = folder / "w.safetensors"
-    states = effective_state(generator), effective_state(encoder) if encoder else None
-    save_weights(path, Card(name="w", architecture=arch, labels=labels), *states)
-    return path
+from spadecli.model.weights import effective_state, load_weights, read_card
 
 
 def converted(folder: Path, arch: Architecture, labels: LabelSpace, **options) -> Path:
@@ -138,21 +118,6 @@ def test_other_sizes_of_the_stride_run_and_others_are_refused_by_name(make):
         assert "--size 32x64" in e.value.hint
 
 
-FORMS = {
-    "encoder": {},
-    "map": {"latent": "map"},
-    "edges": {"latent": "noise", "instances": True},
-    "edges of the map": {"latent": "map", "instances": True},
-    "batch norm": {"norm": "batch"},
-    "concat": {"conditioning": "concat", "norm": "batch"},
-    "concat, instance norm": {"conditioning": "concat", "instances": True},
-    "concat of the map": {"conditioning": "concat", "latent": "map"},
-    "another size": {"at": (96, 32)},
-    "more upsampling, 5x5": {"upsampling": "most", "size": (128, 256), "kernel": 5},
-    "1x1": {"kernel": 1},
-}
-
-
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_every_form_of_network_gives_the_same_images_as_torch(make, form, tmp_path):
     with make(**form) as backend, spadecli.open_backend(tmp_path / "w.safetensors", "cpu") as reference:
@@ -173,6 +138,8 @@ def test_encode(make):
         backend.encode(photos * 9)
     with pytest.raises(UserError, match="float64"):
         backend.encode(photos.astype(np.float64))
+    with pytest.raises(UserError, match="nothing to encode"):
+        backend.encode(photos[:0])
     with pytest.raises(UserError, match="no image encoder"):
         make("noise").encode(photos)
 
@@ -196,7 +163,10 @@ WRONG = {
     "z of another length": (some_labels(1), None, np.zeros((1, 6), np.float32), r"\[M·S,5\]"),
     "z of another type": (some_labels(1), None, np.zeros((1, 5)), "float64"),
     "z that does not divide": (some_labels(2), None, some_z(3), "M = 2"),
-    "z without rows": (some_labels(1), None, some_z(0), "z"),
+    "z without rows": (some_labels(1), None, some_z(0), "z has no rows"),
+    "no masks": (some_labels(0), None, some_z(0), r"\[0, 32, 64\]: no masks"),
+    "z that is not a number": (some_labels(1), None, np.full((3, 5), np.nan, np.float32), "not finite, in 3 of 3 rows"),
+    "z without end": (some_labels(2), None, np.diag([1, 2, 3, np.inf, 5]).astype(np.float32)[2:4], "1 of 2 rows: 1"),
 }
 
 

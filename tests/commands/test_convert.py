@@ -177,7 +177,7 @@ def test_missing_packages_come_with_their_install_lines(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(BackendUnavailable) as e:
         convert(ConvertOptions(WEIGHTS, tmp_path / "f.onnx", to="onnx"))
-    assert e.value.hint == "pip install onnx"
+    assert e.value.hint == 'pip install "spadecli[onnx]"'
 
 
 def test_dry_run_and_json(tmp_path):

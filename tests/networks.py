@@ -1,0 +1,44 @@
+"""Small networks of every form, with fresh weights."""
+
+from pathlib import Path
+
+from spadecli.core.architecture import Architecture
+from spadecli.core.card import Card
+from spadecli.core.labelspace import LabelSpace
+from spadecli.model.encoder import ImageEncoder
+from spadecli.model.generator import Generator
+from spadecli.model.init import initialize
+from spadecli.model.weights import effective_state, save_weights
+
+CLASSES = [{"name": "a", "value": 7}, {"name": "b", "value": [0, 9]}, {"name": "u", "value": 255}]
+LABELS = LabelSpace(name="odd", classes=CLASSES, unknown="u")
+SMALL = {"size": (32, 64), "ngf": 2, "z_dim": 5, "hidden": 4, "norm": "instance"}
+
+
+def torch_weights(folder: Path, arch: Architecture, labels: LabelSpace) -> Path:
+    generator = Generator(arch, labels.semantic_channels, spectral=False)
+    encoder = ImageEncoder(arch, spectral=False) if arch.has_encoder else None
+    for i, network in enumerate((generator, encoder)):
+        if network is not None:
+            initialize(network, i)
+            for parameter in network.parameters():  # visible contrast, without saturating tanh
+                parameter.data *= 3
+    path = folder / "w.safetensors"
+    states = effective_state(generator), effective_state(encoder) if encoder else None
+    save_weights(path, Card(name="w", architecture=arch, labels=labels), *states)
+    return path
+
+
+FORMS = {
+    "encoder": {},
+    "map": {"latent": "map"},
+    "edges": {"latent": "noise", "instances": True},
+    "edges of the map": {"latent": "map", "instances": True},
+    "batch norm": {"norm": "batch"},
+    "concat": {"conditioning": "concat", "norm": "batch"},
+    "concat, instance norm": {"conditioning": "concat", "instances": True},
+    "concat of the map": {"conditioning": "concat", "latent": "map"},
+    "another size": {"at": (96, 32)},
+    "more upsampling, 5x5": {"upsampling": "most", "size": (128, 256), "kernel": 5},
+    "1x1": {"kernel": 1},
+}
