@@ -277,7 +277,8 @@ class _Network:
             slot.arrived.record(self.back)
 
     def _enqueue(self, slot: _Slot) -> None:
-        """Run the network on the compute stream; the second call of a shape records its launches, later ones replay."""
+        """Run the network on the compute stream; the first call of a shape also records its launches, later ones
+        replay them."""
         addresses = tuple(t.data_ptr() for t in slot.device.values())
         state = (addresses, tuple(slot.shapes.items()))
         if graph := self._graphs.get(state):

@@ -303,16 +303,6 @@ def test_engines_in_each_others_places_are_named(engine, tmp_path):
     assert "a generator, where the image encoder belongs" in e.value.problems[0]
 
 
-@needs_rtx
-@without_gpu
-def test_nothing_is_replaced_unasked(tmp_path):
-    side = tmp_path / "f.engine.json"
-    side.write_text("mine")
-    with pytest.raises(UserError, match=r"f\.engine\.json: exists already"):
-        convert(ConvertOptions(WEIGHTS, tmp_path / "f.engine", to="tensorrt-rtx"))
-    assert side.read_text() == "mine"
-
-
 def test_a_missing_runtime_comes_with_its_install_line(monkeypatch):
     monkeypatch.setattr(building, "MODULES", {"tensorrt": ("no_such_module",)})
     with pytest.raises(BackendUnavailable, match="tensorrt is not installed") as e:

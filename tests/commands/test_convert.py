@@ -125,9 +125,10 @@ def test_inspect_shows_the_card_and_what_is_wrong(facades, tmp_path):
     found = inspect(InspectOptions(path, weights=WEIGHTS))
     assert (found.kind, found.facts["name"], found.facts["problems"]) == ("onnx", "facades", [])
     assert found.fits
-    alone = tmp_path / "facades.onnx"
+    alone = tmp_path / "deeper" / "facades.onnx"  # where the path to its weights leads nowhere
+    alone.parent.mkdir()
     alone.write_bytes(path.read_bytes())
-    (tmp_path / "facades.safetensors").write_bytes(b"changed")
+    (alone.parent / "facades.safetensors").write_bytes(b"changed")
     facts = inspect(InspectOptions(alone)).facts
     assert any("another version" in p for p in facts["problems"])
     assert any("no styles" in p for p in facts["problems"])
@@ -141,7 +142,9 @@ def test_inspect_shows_the_card_and_what_is_wrong(facades, tmp_path):
 
 REFUSED = {
     "half": (["--to", "onnx", "--half"], "--half"),
-    "masks": (["--to", "onnx", "--masks", "1,2,3"], "--masks"),
+    "masks": (["--to", "onnx", "--masks", "1,2,3"], "--masks: nothing"),
+    "samples": (["--to", "onnx", "--samples", "1,2,3"], "--samples: nothing"),
+    "both": (["--to", "onnx", "--samples", "1,2,3", "--masks", "1,2,3"], "--masks, --samples: nothing"),
     "precision": (["--precision", "fp16"], "--precision"),
     "suffix": (["--to", "onnx", "-o", "x.engine"], "end in .onnx"),
     "targets": (["--to", "onnx", "--target", "sm86"], "--target"),
