@@ -1,10 +1,13 @@
 """Images per second of every backend, compared in one run.
 
     python tests/bench/bench_backends.py [facades|coco] [--batch 1 8 32] [--samples 1 4] [--repeats 5]
+                                           [--markdown]
 
 coco: the paper's settings for COCO-Stuff at 256x256 with random weights (latent noise, so that samples differ).
 Transfer to and from the device is in every figure; a column tells the same with PNG writing (in the same thread).
 Rows that need a device or a package that is not there say "not measured". Each ratio is to torch eager fp32, TF32 off.
+--markdown prints the images per second as the table of the README too. On a machine that does something else at the
+same time a warning says so: such figures are too low, and are not to be quoted.
 """
 
 from __future__ import annotations
@@ -12,13 +15,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import io
+import os
 import platform
+import re
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from spadecli.backends import open_backend  # noqa: E402
+from spadecli.backends.base import Form  # noqa: E402
 from spadecli.backends.profile import Profile  # noqa: E402
 from spadecli.backends.verify import fixed_inputs  # noqa: E402
 from spadecli.commands.convert import ConvertOptions, convert  # noqa: E402
@@ -42,6 +49,7 @@ from spadecli.model.weights import effective_state, load_weights, save_weights  
 Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray | None], np.ndarray]
 # multiply-accumulates of one image, modulation included, as published for COCO-Stuff
 MACS = {"coco": 191.1e9}
+BUSY = 0.5  # load from which on figures are not to be quoted
 # dense half-precision tensor-core peaks, FLOP/s
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 
@@ -58,9 +66,9 @@ def coco_weights(folder: Path) -> Path:
 
 
 @contextmanager
-def eager(weights: Path, device: str, tf32: bool) -> Iterator[Run]:
+def eager(weights: Path, device: str, tf32: bool, form: Form = "plain") -> Iterator[Run]:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    with open_backend(weights, device) as backend:
+    with open_backend(weights, device, form=form) as backend:
         yield backend.run
 
 
@@ -101,6 +109,7 @@ def rows(weights: Path, folder: Path, device: str, largest: int) -> dict[str, Ca
     engines = "tensorrt" if importlib.util.find_spec("tensorrt") else "tensorrt-rtx"
     return {
         "torch eager fp32": lambda: eager(weights, device, tf32=False),
+        "spade's CPU form fp32": None if cuda else lambda: eager(weights, device, tf32=False, form="fast"),
         "torch eager fp32, TF32": (lambda: eager(weights, device, tf32=True)) if cuda else None,
         "torch bf16 channels-last": (lambda: module(weights, device, torch.bfloat16, False)) if cuda else None,
         "torch.compile fp32": lambda: module(weights, device, torch.float32, True),
@@ -133,7 +142,8 @@ def seconds(run: Run, inputs: tuple, repeats: int) -> tuple[float, float]:
     return statistics.median(plain), statistics.median(written)
 
 
-def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) -> None:
+def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
+    """Row -> images per second of each batch and number of samples, or "not measured"."""
     card = load_weights(weights)[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = torch.cuda.get_device_name() if device == "cuda" else ""
@@ -141,6 +151,7 @@ def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) ->
     print(f"{case}, {'x'.join(map(str, card.architecture.size))}, on {gpu or device}")
     print(f"{'':26}{'images':>6}{'samples':>8}{'images/s':>10}{'with PNG':>10}{'ratio':>8}{'of peak':>9}")
     base: dict[tuple[int, int], float] = {}
+    table: dict[str, list[str]] = {}
     for name, opener in rows(weights, folder, device, max(args.batch)).items():
         if args.only and not any(name.startswith(o) for o in args.only):
             continue
@@ -156,13 +167,35 @@ def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) ->
                     where = f"{name:26}{masks * samples:6}{samples:8}"
                     if run is None:
                         print(f"{where}{'not measured':>20}")
+                        table.setdefault(name, []).append("not measured")
                         continue
                     spent, written = seconds(run, fixed_inputs(card, masks, samples), args.repeats)
                     rate = masks * samples / spent
+                    table.setdefault(name, []).append(f"{rate:.2f}")
                     base.setdefault((batch, samples), rate)
                     share = f"{2 * MACS[case] * rate / peak:8.1%}" if peak and case in MACS and samples == 1 else "-"
                     ratio = f"{rate / base[batch, samples]:7.2f}x"
                     print(f"{where}{rate:10.2f}{masks * samples / written:10.2f}{ratio}{share:>9}")
+    return table
+
+
+def machine() -> str:
+    """What the figures are from, and when."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file() and (models := re.findall(r"^model name\s*: (.*)$", info.read_text(), re.M)):
+        name = f"{len(models)} x {models[0]}"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    words = [f"{date.today()}", name, gpu, f"{torch.get_num_threads()} threads", f"torch {torch.__version__}"]
+    return ", ".join([*words, platform.system()])
+
+
+def markdown(table: dict[str, list[str]], args: argparse.Namespace) -> None:
+    """The table of the README."""
+    columns = [f"{b} at {s} a mask" for b in args.batch for s in args.samples]
+    print("", f"| images/s | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}", sep="\n")
+    for name, cells in table.items():
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -172,12 +205,17 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="+", help="rows that begin with one of these; the first row always helps")
+    parser.add_argument("--markdown", action="store_true")
     args = parser.parse_args()
-    print(f"{platform.platform()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(machine())
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"warning: this machine is busy (load {load:.1f}); what follows is too low", file=sys.stderr)
     for case in args.cases:
         with tempfile.TemporaryDirectory() as folder:
             weights = shipped_weights() if case == "facades" else coco_weights(Path(folder))
-            compare(case, weights, args, Path(folder))
+            table = compare(case, weights, args, Path(folder))
+        if args.markdown:
+            markdown(table, args)
 
 
 if __name__ == "__main__":
