@@ -200,7 +200,7 @@ def markdown(table: dict[str, list[str]], args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=["facades"], choices=["facades", "coco"])
+    parser.add_argument("case", nargs="?", default="facades", choices=["facades", "coco"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--repeats", type=int, default=5)
@@ -210,12 +210,11 @@ def main() -> None:
     print(machine())
     if (load := os.getloadavg()[0]) > BUSY:
         print(f"warning: this machine is busy (load {load:.1f}); what follows is too low", file=sys.stderr)
-    for case in args.cases:
-        with tempfile.TemporaryDirectory() as folder:
-            weights = shipped_weights() if case == "facades" else coco_weights(Path(folder))
-            table = compare(case, weights, args, Path(folder))
-        if args.markdown:
-            markdown(table, args)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = shipped_weights() if args.case == "facades" else coco_weights(Path(folder))
+        table = compare(args.case, weights, args, Path(folder))
+    if args.markdown:
+        markdown(table, args)
 
 
 if __name__ == "__main__":
