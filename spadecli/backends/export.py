@@ -74,11 +74,11 @@ def export(
     if size is not None and size != card.architecture.size:
         card, generator = _at_size(card, generator, size)
     use_rows = precision == "fp32" and not for_engine and card.labels.semantic_channels >= GATHER_FROM_CHANNELS
-    model = _GeneratorGraph(card, generator, precision, use_rows).model(_metadata(card, record))
+    model = _GeneratorGraph(card, generator, precision, use_rows, for_engine).model(_metadata(card, record))
     if encoder is None:
         return Exported(card, model, None, record)
     of_encoder = _metadata(card, record.model_copy(update={"kind": "encoder"}))
-    return Exported(card, model, encoder_graph(encoder, card, of_encoder), record)
+    return Exported(card, model, encoder_graph(encoder, card, of_encoder, for_engine), record)
 
 
 def _metadata(card: Card, record: Export) -> dict[str, str]:
@@ -103,8 +103,10 @@ class _GeneratorGraph:
     where there is a latent -> images float32 [rows,3,H,W]. rows = masks · samples, in the order of the backends.
     """
 
-    def __init__(self, card: Card, generator: Generator, precision: Precision, use_rows: bool) -> None:
-        self.card, self.generator, self.use_rows = card, generator, use_rows
+    def __init__(
+        self, card: Card, generator: Generator, precision: Precision, use_rows: bool, for_engine: bool = False
+    ) -> None:
+        self.card, self.generator, self.use_rows, self.for_engine = card, generator, use_rows, for_engine
         self.g = Graph(precision)
         self._planes: dict[tuple[Size, str], str] = {}
         self._codes: dict[tuple[Size, str], str] = {}
@@ -200,7 +202,9 @@ class _GeneratorGraph:
         z = g.input("z", TensorProto.FLOAT, ["rows", arch.z_dim])
         if g.precision != "fp32":
             z = g.cast(z, g.precision, "fc")
-        x = g.op("Reshape", _linear(g, "fc", fc, z), g.integers([-1, 16 * arch.ngf, *grid]), scope="fc")
+        x = g.op(
+            "Reshape", _linear(g, "fc", fc, z, self.for_engine), g.integers([-1, 16 * arch.ngf, *grid]), scope="fc"
+        )
         if self.generator.concat_input:
             x = self._join_map(x, grid)
         return x
@@ -309,7 +313,9 @@ class _GeneratorGraph:
         return self.g.op("Conv", *inputs, scope=name, pads=[conv.kernel_size[0] // 2] * 4)
 
 
-def encoder_graph(encoder: ImageEncoder, card: Card, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def encoder_graph(
+    encoder: ImageEncoder, card: Card, metadata: Mapping[str, str], for_engine: bool = False
+) -> onnx.ModelProto:
     """photos float32 [photos,3,height,width] of any size -> mu, logvar float32 [photos,Z].
 
     Always fp32: it runs once for each style photo, and its code steers every image of that style.
@@ -339,13 +345,18 @@ def encoder_graph(encoder: ImageEncoder, card: Card, metadata: Mapping[str, str]
         squares = g.op("Mul", squares, g.weight("grid.gain", torch.tensor(encoder.gain)), scope="grid")
         x = g.op("Concat", x, squares, scope="grid", axis=1)
     for name, layer in (("mu", encoder.fc_mu), ("logvar", encoder.fc_logvar)):
-        code = g.op("Flatten", _linear(g, f"fc_{name}", layer, x), scope=f"fc_{name}", axis=1)
+        code = g.op("Flatten", _linear(g, f"fc_{name}", layer, x, for_engine), scope=f"fc_{name}", axis=1)
         g.output(code, name, TensorProto.FLOAT, ["photos", card.architecture.z_dim])
     return g.model("spade_encoder", "spade", VERSION, metadata)
 
 
-def _linear(g: Graph, name: str, layer: nn.Linear, x: str) -> str:
-    """[N,in] -> [N,out,1,1], as a 1x1 convolution: TensorRT for RTX has no fp32 matrix products on Turing."""
+def _linear(g: Graph, name: str, layer: nn.Linear, x: str, for_engine: bool) -> str:
+    """[N,in] -> [N,out], or [N,out,1,1] for engines: a 1x1 convolution there, since TensorRT for RTX has no fp32
+    matrix products on Turing.
+    """
+    if not for_engine:
+        weight = g.weight(f"{name}.weight", layer.weight)
+        return g.op("Gemm", x, weight, g.weight(f"{name}.bias", layer.bias), scope=name, transB=1)
     pixel = g.op("Unsqueeze", x, g.integers([2, 3]), scope=name)
     weight = g.weight(f"{name}.weight", layer.weight[:, :, None, None])
     return g.op("Conv", pixel, weight, g.weight(f"{name}.bias", layer.bias), scope=name)
