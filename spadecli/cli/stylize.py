@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ..core.sizes import parse_size
+from .render_options import (
+    Batch,
+    Device,
+    ImageFormat,
+    Instances,
+    MaskFormat,
+    Masks,
+    NoEdges,
+    NoGallery,
+    Overwrite,
+    PixelsInH5,
+    Plain,
+    Precision,
+    Quality,
+    SizeOption,
+    SkipBad,
+    Tiled,
+    TileSize,
+    Workers,
+)
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
 def stylize(
-    masks: Annotated[Path, typer.Argument(help="Folder of masks (searched in depth), or one mask file.")] = Path(
-        "masks"
-    ),
+    masks: Masks = Path("masks"),
     ref: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,58 +69,23 @@ def stylize(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Folder for manifest, gallery, and a folder of images for each style.")
     ] = Path("stylized"),
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW|native",
-            help="Height and width to render at; native: each mask's own, rounded to the network's stride.",
-            show_default="the training size",
-        ),
-    ] = None,
-    image_format: Annotated[
-        Literal["png", "jpeg", "jpg", "webp"], typer.Option("--format", help="Kind of image files.")
-    ] = "png",
-    quality: Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp.", show_default="92")] = None,
-    instances: Annotated[
-        Path | None, typer.Option(help="Folder of instance maps, under the masks' names.", show_default=False)
-    ] = None,
-    no_edges: Annotated[bool, typer.Option("--no-edges", help="Feed zeros to the instance-edge channel.")] = False,
-    mask_format: Annotated[
-        Literal["auto", "index", "color"],
-        typer.Option(help="Read masks by index or by colour; auto: as the file suggests."),
-    ] = "auto",
-    batch: Annotated[
-        int | None, typer.Option(help="Images per network call.", show_default="by device and size")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that read, and threads that write.", show_default="the cores, up to 8")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Compute as the network was trained: slower, the same but for rounding.")
-    ] = False,
-    precision: Annotated[
-        Literal["fp32", "bf16"], typer.Option(help="bf16: half precision, which changes pixels slightly.")
-    ] = "fp32",
-    tile: Annotated[
-        bool, typer.Option("--tile", help="Compute in overlapping tiles: large images in little memory, same pixels.")
-    ] = False,
-    tile_size: Annotated[
-        int | None,
-        typer.Option("--tile-size", metavar="N", help="Pixels a side of a tile; implies --tile.", show_default="512"),
-    ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad",
-            help="Leave bad masks out and list them at the end (exit code 4). Saves the check of all masks up front.",
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace images made with other options, weights or masks.")
-    ] = False,
-    h5: Annotated[bool, typer.Option("--h5", help="Put the pixels into renders.h5 too.")] = False,
-    no_gallery: Annotated[bool, typer.Option("--no-gallery", help="Write no index.html.")] = False,
+    size: SizeOption = None,
+    image_format: ImageFormat = "png",
+    quality: Quality = None,
+    instances: Instances = None,
+    no_edges: NoEdges = False,
+    mask_format: MaskFormat = "auto",
+    batch: Batch = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    plain: Plain = False,
+    precision: Precision = "fp32",
+    tile: Tiled = False,
+    tile_size: TileSize = None,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    h5: PixelsInH5 = False,
+    no_gallery: NoGallery = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
