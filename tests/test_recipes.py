@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from fake_backend import Listener
 from files import save
 from PIL import Image
 
@@ -236,6 +237,16 @@ def test_ade20k_as_downloaded(here, name, pairs):
     result = pack(PackOptions(recipe=name), Quiet())
     assert result.pairs == pairs
     assert [c.name for c in result.classes if c.pixels] == ["unknown", "wall", "flag"]
+
+
+def test_photographs_that_the_scene_file_does_not_list_are_told(here):
+    ade_tree(here / "ADEChallengeData2016")
+    listed = here / "ADEChallengeData2016/sceneCategories.txt"
+    listed.write_text(listed.read_text().partition("\n")[2])
+    report = Listener()
+    assert pack(PackOptions(recipe="ade20k-outdoor"), report).pairs == 1
+    assert any("1 of 3 photographs show data.scenes" in text for text in report.notes)
+    assert any("does not list 1 photograph, left out: ADE_train_00000001.jpg" in text for text in report.warnings)
 
 
 def test_ade20k_refuses_255(here):

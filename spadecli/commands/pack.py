@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from ..core.errors import UserError
 from ..core.parallel import map_in_order
 from ..core.recipe import Recipe, find_recipe, load_recipe
-from ..core.report import Report, Silent
+from ..core.report import Report, Silent, count
 from ..core.sizes import Size, format_size
 from ..data.coco import CocoInstances
 from ..data.edges import connected_components
@@ -115,7 +116,7 @@ def pack(options: PackOptions, report: Report | None = None) -> PackResult:
     report = report or Silent()
     plan = _plan(options)
     report.note(f"label space {plan.recipe.labels.name} of recipe {plan.recipe.name}")
-    pairing = _find_pairs(plan)
+    pairing = _find_pairs(plan, report)
     digest = _source_digest(plan, pairing, report)
     if known := _existing(plan, digest):
         report.note(f"{plan.out} is up to date: same files, same options")
@@ -152,7 +153,7 @@ def _plan(options: PackOptions) -> _Plan:
     return _Plan(recipe, folders, endings, options.size or data.load_size, out, options)
 
 
-def _find_pairs(plan: _Plan) -> Pairing:
+def _find_pairs(plan: _Plan, report: Report) -> Pairing:
     found: dict[Kind, list[Item]] = {}
     problems = []
     for kind, folder in plan.folders.items():
@@ -166,7 +167,9 @@ def _find_pairs(plan: _Plan) -> Pairing:
     if scenes := plan.recipe.data.scenes:
         try:
             scene_of = read_scenes(Path(plan.recipe.data.scene_file))
+            every = found
             found = {kind: of_scenes(items, scene_of, scenes) for kind, items in found.items()}
+            _tell_scenes(plan, every.get("photos", []), len(found.get("photos", ())), scene_of, report)
             problems += [
                 f"{plan.folders[kind]}: no {kind} of data.scenes" for kind, items in found.items() if not items
             ]
@@ -185,6 +188,16 @@ def _find_pairs(plan: _Plan) -> Pairing:
             hint="photo and mask need the same relative path without suffix; see --photo-suffix and --mask-suffix",
         )
     return pairing
+
+
+def _tell_scenes(plan: _Plan, photos: list[Item], num_kept: int, scene_of: Mapping[str, str], report: Report) -> None:
+    """How many photographs show a wanted scene, and which ones the list does not know."""
+    report.note(f"{num_kept} of {count(len(photos), 'photograph')} show data.scenes")
+    if unlisted := [p.relative for p in photos if p.key.rpartition("/")[2] not in scene_of]:
+        shown = ", ".join(unlisted[:SHOWN_NAMES]) + ", ..." * (len(unlisted) > SHOWN_NAMES)
+        report.warn(
+            f"{plan.recipe.data.scene_file} does not list {count(len(unlisted), 'photograph')}, left out: {shown}"
+        )
 
 
 def _source_digest(plan: _Plan, pairing: Pairing, report: Report) -> str:

@@ -58,7 +58,7 @@ class LabelClass(BaseModel):
 class LabelSpace(BaseModel):
     """The classes of a data set. The channel of a class is its position in ``classes``.
 
-    ``unknown`` names at most one class that is fed to the network but left out of scores.
+    ``unknown`` names at most one class that is fed to the network but left out of scores; "" is none, too.
     ``instances``: whether an instance-edge channel follows the class channels.
 
     In TOML a class may be just a name (value = position, automatic colour) or a table with ``name``,
@@ -71,6 +71,11 @@ class LabelSpace(BaseModel):
     classes: tuple[LabelClass, ...] = Field(min_length=1)
     unknown: str | None = None
     instances: bool = False
+
+    @field_validator("unknown")
+    @classmethod
+    def _none_where_empty(cls, unknown: str | None) -> str | None:
+        return unknown or None
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -114,8 +119,8 @@ class LabelSpace(BaseModel):
         if same := _twice([tuple(c["color"]) for c in classes if isinstance(c["color"], list | tuple)]):
             problems.append(f"colours {same} belong to two classes")
         unknown = tree.get("unknown")
-        if unknown is not None and unknown not in names:
-            problems.append(f"unknown = {unknown!r} is not one of the classes")
+        if unknown and unknown not in names:
+            problems.append(f'unknown = {unknown!r} is not one of the classes (unknown = "" says that there is none)')
         return problems
 
     @property

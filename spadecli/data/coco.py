@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
+from ..core.sizes import format_size
 from .files import check_file
 
 FIRST_INSTANCE = 256  # below it: the channel of a region that belongs to no instance
@@ -45,9 +46,14 @@ class CocoInstances:
             tree = json.loads(path.read_bytes())
             categories = {c["id"]: c["name"] for c in tree["categories"]}
             self._images = {Path(i["file_name"]).stem: int(i["id"]) for i in tree["images"]}
+            sizes = [(int(i["id"]), i.get("height"), i.get("width")) for i in tree["images"]]
+            self._sizes: dict[int, Size] = {image: (int(h), int(w)) for image, h, w in sizes if h and w}
             annotations = [(a["image_id"], a["category_id"], a["segmentation"], a["area"]) for a in tree["annotations"]]
         except (ValueError, KeyError, TypeError) as e:
-            raise UserError(f"{path}: not a COCO annotation file ({type(e).__name__}: {e})") from e
+            raise UserError(
+                f"{path}: not a COCO annotation file ({type(e).__name__}: {e})",
+                hint="instances_train2017.json and instances_val2017.json are in annotations_trainval2017.zip",
+            ) from e
         channels = {c.name: i for i, c in enumerate(labels.classes)}
         if not channels.keys() & set(categories.values()):
             raise UserError(f"{path}: no category has the name of a class of label space {labels.name!r}")
@@ -60,7 +66,8 @@ class CocoInstances:
         """Instance ids uint32 [H,W] of the photo called ``key`` for its label codes uint8 [H,W].
 
         A region of one class is one id; each thing in it has an id of its own, and covers pixels of its class
-        only, so that both maps have the same outlines. Where things of a class overlap the smaller is on top.
+        only, so that both maps have the same outlines. Where things of a class overlap the smaller is on top. A
+        label map that was resized, its proportions kept, has its annotations resized with it.
         Raises UserError where the file has no such image, or an annotation does not fit the label map.
         """
         image = self._images.get(Path(key).name)
@@ -69,13 +76,34 @@ class CocoInstances:
         channels = self._channel_of[codes]
         ids = channels.astype(np.uint32)
         things = sorted(self._things.get(image, ()), key=lambda thing: -thing.area)
+        size = self._size(image, key, (codes.shape[0], codes.shape[1]))
         for number, thing in enumerate(things, FIRST_INSTANCE):
             try:
-                mask = _segmentation_mask(thing.segmentation, (codes.shape[0], codes.shape[1]))
+                mask = _resized(_segmentation_mask(thing.segmentation, size), (codes.shape[0], codes.shape[1]))
             except (ValueError, KeyError, TypeError, IndexError) as e:
                 raise UserError(f"{self.path}: image {Path(key).name}: bad segmentation ({e})") from e
             ids[mask & (channels == thing.channel)] = number
         return ids
+
+    def _size(self, image: int, key: str, found: Size) -> Size:
+        """(height, width) that the annotations are for; the label map's own where the file does not say.
+
+        Raises UserError where the label map was cut, or is another image's.
+        """
+        size = self._sizes.get(image, found)
+        if abs(found[0] * size[1] - found[1] * size[0]) > max(*found, *size):  # more than a pixel of rounding
+            raise UserError(
+                f"{self.path}: image {Path(key).name} is {format_size(size)}, its label map {format_size(found)}",
+                hint="annotations fit label maps of the published sizes, or resized with their proportions",
+            )
+        return size
+
+
+def _resized(mask: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
+    """bool [h,w] at another size, nearest."""
+    if mask.shape == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _segmentation_mask(segmentation: Any, size: Size) -> NDArray[np.bool_]:
@@ -83,7 +111,7 @@ def _segmentation_mask(segmentation: Any, size: Size) -> NDArray[np.bool_]:
     if isinstance(segmentation, list):
         return polygons_mask(segmentation, size)
     if tuple(segmentation["size"]) != size:
-        raise ValueError(f"run lengths for {segmentation['size']}, the label map is {list(size)}")
+        raise ValueError(f"run lengths for {segmentation['size']}, the image is {list(size)}")
     counts = segmentation["counts"]
     return run_lengths_mask(decompress(counts) if isinstance(counts, str) else counts, size)
 

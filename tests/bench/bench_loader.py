@@ -67,7 +67,7 @@ def made(trainer: Trainer, dataset: TrainingSet, seconds: float) -> float:
 
 def used(trainer: Trainer, dataset: TrainingSet, steps: int) -> float:
     """Samples a second of training on batches that are there already."""
-    batches = [b for b, _ in zip(_loader(dataset, range(PAIRS), trainer, 0, steps), range(steps), strict=False)]
+    batches = [b for b, _ in zip(_loader(dataset, range(PAIRS), trainer, 0, steps + 1), range(steps + 1), strict=False)]
     times = []
     for batch in batches:
         start = time.perf_counter()

@@ -73,6 +73,16 @@ def test_mistakes_of_both_files_are_reported_at_once_with_their_file(write, tmp_
     assert "base.toml" not in ngf
 
 
+def test_inherited_unknown_is_taken_away_by_an_empty_name(write):
+    classes = 'labels.classes = ["a", "b"]'
+    with pytest.raises(UserError) as e:
+        load_recipe(write("child.toml", f'extends = "custom"\n{classes}\n'))
+    assert any('unknown = "" says that there is none' in problem for problem in e.value.problems)
+    labels = load_recipe(write("child.toml", f'extends = "custom"\n{classes}\nlabels.unknown = ""\n')).recipe.labels
+    assert labels.unknown is None
+    assert labels.unknown_channel is None
+
+
 @pytest.mark.parametrize(
     ("text", "meant"),
     [

@@ -39,9 +39,9 @@ def compress(runs: list[int]) -> str:
     return text
 
 
-def annotated(path, *annotations):
+def annotated(path, *annotations, **size):
     tree = {
-        "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "empty.jpg"}],
+        "images": [{"id": 7, "file_name": "a.jpg", **size}, {"id": 8, "file_name": "empty.jpg"}],
         "categories": CATEGORIES,
         "annotations": [
             {"image_id": 7, "category_id": c, "segmentation": s, "area": a, "iscrowd": 0} for c, s, a in annotations
@@ -126,6 +126,19 @@ def test_annotations_that_do_not_fit_are_named(tmp_path, segmentation, message):
     with pytest.raises(UserError, match=message) as e:
         source.instance_map("a", np.zeros((8, 8), np.uint8))
     assert "image a" in e.value.message
+
+
+def test_annotations_are_resized_with_their_image_and_cuts_are_refused(tmp_path):
+    half = np.zeros((8, 16), int)
+    half[:, 8:] = 1
+    for segmentation in ([[8, 0, 15, 0, 15, 7, 8, 7]], {"size": [8, 16], "counts": compress(runs_of(half))}):
+        source = annotated(tmp_path / "i.json", (1, segmentation, 64.0), height=8, width=16)
+        for size in ((8, 16), (4, 8), (24, 48)):
+            ids = source.instance_map("a", np.zeros(size, np.uint8))
+            assert (ids[:, size[1] // 2 :] == 256).all(), size
+            assert (ids[:, : size[1] // 2] == 0).all(), size
+        with pytest.raises(UserError, match="image a is 8x16, its label map 8x8"):
+            source.instance_map("a", np.zeros((8, 8), np.uint8))
 
 
 def test_unknown_images_are_named(tmp_path):
