@@ -76,7 +76,7 @@ def scan(folder: Path, kind: Kind = "masks", ending: str = "") -> list[Item]:
         root = folder
     if not paths:
         wanted = f"*{ending}" if ending else ", ".join(EXPECTED[kind])
-        raise UserError(f"{folder}: no {kind} in this folder", hint=f"expected files: {wanted}")
+        raise UserError(f"{folder}: no {kind} in this folder (expected {wanted})")
     items = [_item(path, path.relative_to(root).as_posix(), ending) for path in paths]
     _check_names(folder, items)
     return sorted(items, key=lambda item: item.key)

@@ -101,7 +101,7 @@ def test_missing_and_empty_folders_are_errors(tmp_path):
         scan(tmp_path / "x")
     with pytest.raises(UserError, match="no masks in this folder") as e:
         scan(tmp_path)
-    assert ".png, .npy" in e.value.hint
+    assert ".png, .npy" in e.value.message
 
 
 def test_endings_pair_layouts_that_name_files_by_kind(tmp_path):
