@@ -47,6 +47,8 @@ class ModulationTable:
                 found.codes, found.windows, self.planes, self.bias, self.has_edges, self.weight, self.bias_rows
             )
         hidden = self._hidden(found)
+        if found.every:
+            return self._by_pixels(hidden, found)
         if len(found.codes) > FEW_WINDOWS * len(found.windows):
             return self._by_windows(hidden, found)
         return self._by_taps(hidden, found)
@@ -74,6 +76,14 @@ class ModulationTable:
             products = torch.matmul(hidden, columns).flatten(0, 1)
             parts.append(F.embedding_bag(windows, products, mode="sum"))
         return torch.cat(parts, 1).add_(self.bias_rows)
+
+    def _by_pixels(self, hidden: Tensor, found: Windows) -> Tensor:
+        """The plain convolution, where no window is any other pixel's."""
+        k = round(self.taps**0.5)
+        maps = hidden[1:].view(*found.row.shape, self.hidden).permute(0, 3, 1, 2)
+        weight = self.weight.permute(2, 1, 0).reshape(-1, self.hidden, k, k)
+        rows = F.conv2d(maps, weight.contiguous(memory_format=torch.channels_last), self.bias_rows, padding=k // 2)
+        return rows.permute(0, 2, 3, 1).reshape(-1, 2 * self.channels)
 
     def _by_windows(self, hidden: Tensor, found: Windows) -> Tensor:
         rows = hidden.new_empty(len(found.windows), 2 * self.channels)

@@ -38,10 +38,19 @@ def test_they_give_back_every_window_of_the_map(kernels, kernel, shape, values):
 
 
 def test_each_window_is_held_once(kernels):
-    found = find_windows(np.random.default_rng(0).integers(1, 3, (2, 30, 30), np.int32), 3)
+    found = find_windows(np.random.default_rng(0).integers(1, 3, (2, 10, 30), np.int32).repeat(3, 2), 3)
+    assert not found.every
     for table in (found.codes, found.windows):
         assert len(torch.unique(table, dim=0)) == len(table)
     assert found.codes.dtype == found.windows.dtype == found.row.dtype == torch.int32
+
+
+def test_noise_is_not_searched_for_windows_that_repeat(kernels):
+    codes = np.random.default_rng(0).integers(1, 9, (2, 12, 20), np.int32)
+    found = find_windows(codes, 3)
+    assert found.every
+    assert len(found.codes) == len(found.windows) == codes.size
+    assert found.row.flatten().tolist() == list(range(codes.size))
 
 
 def test_codes_tell_class_and_edge():
