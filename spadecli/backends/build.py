@@ -73,6 +73,8 @@ def build(
         # TensorRT documents uint8 inputs for conversion to floats only
         log.errors.clear()
         network, parser = _parse(trt, builder, log, through_float(model))
+    if log.stopped:
+        raise KeyboardInterrupt
     config = builder.create_builder_config()
     if hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
@@ -81,8 +83,10 @@ def build(
     cache = _TimingCache(config, kind, trt.__version__)
     with ExitStack() as stack:
         if hasattr(config, "progress_monitor"):
-            config.progress_monitor = _monitor(trt, stack, report)
+            config.progress_monitor = _monitor(trt, stack, report, log)
         blob = builder.build_serialized_network(network, config)
+    if log.stopped:
+        raise KeyboardInterrupt
     if blob is None:
         raise UserError(
             f"{kind} {trt.__version__} could not build an engine",
@@ -99,17 +103,24 @@ def build(
 
 
 def make_logger(trt: Any, report: Report) -> Any:
-    """A logger that keeps the errors in ``errors`` and passes everything on: notes at -v, chatter at -vv."""
+    """A logger that keeps the errors in ``errors`` and passes everything on: notes at -v, chatter at -vv.
+
+    The bindings drop what callbacks raise: a Ctrl-C that comes during one is kept in ``stopped``.
+    """
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.stopped = False
 
         def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(message)
-            report.note(f"{severity.name.lower()}: {message}", 1 if severity < trt.ILogger.Severity.VERBOSE else 2)
+            try:
+                if severity <= trt.ILogger.Severity.ERROR:
+                    self.errors.append(message)
+                report.note(f"{severity.name.lower()}: {message}", 1 if severity < trt.ILogger.Severity.VERBOSE else 2)
+            except KeyboardInterrupt:
+                self.stopped = True
 
     return Log()
 
@@ -221,30 +232,33 @@ class _TimingCache:
             write_bytes(self._path, bytes(memoryview(self._cache.serialize())))
 
 
-def _monitor(trt: Any, stack: ExitStack, report: Report) -> Any:
-    """The outermost phase as a progress bar, the inner ones as the text beside it. Ctrl-C ends the build."""
+def _monitor(trt: Any, stack: ExitStack, report: Report, log: Any) -> Any:
+    """The outermost phase as a progress bar, the inner ones as the text beside it. Ctrl-C, noted in ``log.stopped``,
+    ends the build."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.outermost = ""
             self.task: Task | None = None
-            self.stopped = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if self.task is None:
-                self.outermost = phase_name
-                self.task = stack.enter_context(report.progress(phase_name.lower(), num_steps))
-            else:
-                self.task.advance(0, phase_name.lower())
+            try:
+                if self.task is None:
+                    self.outermost = phase_name
+                    self.task = stack.enter_context(report.progress(phase_name.lower(), num_steps))
+                else:
+                    self.task.advance(0, phase_name.lower())
+            except KeyboardInterrupt:
+                log.stopped = True
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             try:
                 if self.task is not None and phase_name == self.outermost:
                     self.task.advance()
             except KeyboardInterrupt:
-                self.stopped = True
-            return not self.stopped
+                log.stopped = True
+            return not log.stopped
 
         def phase_finish(self, phase_name: str) -> None:
             pass

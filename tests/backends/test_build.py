@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
 
@@ -196,6 +197,38 @@ def test_what_parser_and_builder_say_is_in_the_error(monkeypatch):
     with pytest.raises(UserError, match="could not build") as e:
         build("tensorrt-rtx", model, Profile(), Listener())
     assert e.value.problems
+
+
+class Interrupted(Listener):
+    """Ctrl-C at the first ``where``: the message of the builder, the start of its work, a step of it."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.hits, self.steps = where, 0, 0
+
+    def interrupt(self, where: str) -> None:
+        self.steps += where == "step"
+        if where == self.where and not self.hits:
+            self.hits += 1
+            raise KeyboardInterrupt
+
+    def note(self, text, level=0):
+        self.interrupt("message" if text.startswith("info") else "")
+
+    @contextmanager
+    def progress(self, title, total, done=0):
+        self.interrupt("start")
+        yield SimpleNamespace(advance=lambda n=1, status="": self.interrupt("step" if n else "inner"))
+
+
+@needs_rtx
+@pytest.mark.parametrize("where", ["message", "start", "step"])
+def test_ctrl_c_ends_a_build(where):
+    listener = Interrupted(where)
+    with pytest.raises(KeyboardInterrupt):
+        build("tensorrt-rtx", export(WEIGHTS, for_engine=True).generator, Profile(), listener)
+    assert listener.hits == 1
+    assert listener.steps <= 1  # the builder has been told, too
 
 
 @needs_rtx
