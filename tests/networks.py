@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from spadecli.core.architecture import Architecture
 from spadecli.core.card import Card
 from spadecli.core.labelspace import LabelSpace
@@ -23,10 +26,20 @@ def torch_weights(folder: Path, arch: Architecture, labels: LabelSpace) -> Path:
             initialize(network, i)
             for parameter in network.parameters():  # visible contrast, without saturating tanh
                 parameter.data *= 3
+            random_statistics(network)
     path = folder / "w.safetensors"
     states = effective_state(generator), effective_state(encoder) if encoder else None
     save_weights(path, Card(name="w", architecture=arch, labels=labels), *states)
     return path
+
+
+def random_statistics(network: nn.Module) -> None:
+    """What batch norms have seen: 0 and 1, as they begin, would hide them."""
+    random = torch.Generator().manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.uniform_(-2, 2, generator=random)
+            layer.running_var.uniform_(0.1, 3, generator=random)
 
 
 FORMS = {
