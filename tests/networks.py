@@ -24,13 +24,22 @@ def torch_weights(folder: Path, arch: Architecture, labels: LabelSpace) -> Path:
     for i, network in enumerate((generator, encoder)):
         if network is not None:
             initialize(network, i)
-            for parameter in network.parameters():  # visible contrast, without saturating tanh
-                parameter.data *= 3
+            visible(network, i)
             random_statistics(network)
     path = folder / "w.safetensors"
     states = effective_state(generator), effective_state(encoder) if encoder else None
     save_weights(path, Card(name="w", architecture=arch, labels=labels), *states)
     return path
+
+
+def visible(network: nn.Module, seed: int) -> None:
+    """Weights that neither shrink nor grow what passes, so that every input shows in the images."""
+    random = torch.Generator().manual_seed(seed)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, 0, layer.weight[0].numel() ** -0.5, generator=random)
+            if layer.bias is not None:
+                nn.init.uniform_(layer.bias, -0.1, 0.1, generator=random)
 
 
 def random_statistics(network: nn.Module) -> None:
@@ -42,6 +51,8 @@ def random_statistics(network: nn.Module) -> None:
             layer.running_var.uniform_(0.1, 3, generator=random)
 
 
+# more than one cell at the start, where the map is coarsest
+FORM_SIZE = (64, 128)
 FORMS = {
     "encoder": {},
     "map": {"latent": "map"},
@@ -51,7 +62,7 @@ FORMS = {
     "concat": {"conditioning": "concat", "norm": "batch"},
     "concat, instance norm": {"conditioning": "concat", "instances": True},
     "concat of the map": {"conditioning": "concat", "latent": "map"},
-    "another size": {"at": (96, 32)},
-    "more upsampling, 5x5": {"upsampling": "most", "size": (128, 256), "kernel": 5},
+    "another size": {"at": (96, 64)},
+    "more upsampling, 5x5": {"upsampling": "most", "size": (256, 256), "kernel": 5},
     "1x1": {"kernel": 1},
 }
