@@ -181,6 +181,8 @@ def read_onnx(path: Path) -> Record:
         model = onnx.load(path)
     except Exception as e:
         raise UserError(f"{path}: not a readable ONNX file ({e})", hint=again) from e
+    if not model.ByteSize():  # protobuf reads an empty file as an empty model
+        raise UserError(f"{path}: an empty file", hint=again)
     metadata = {p.key: p.value for p in model.metadata_props}
     if "spade_card" not in metadata or "spade_export" not in metadata:
         raise UserError(f"{path}: has no spade card", hint="only files made by spade convert can be opened")
@@ -237,7 +239,9 @@ def _parsed(model: type[M], what: str, text: str, hint: str) -> M:
 
 
 def _command(path: Path, kind: str) -> str:
-    """How such a file is made, where it does not tell."""
+    """How such a file is made, where it does not tell: an encoder comes with its generator, in the folder above."""
+    if path.absolute().parent.name == "encoder":
+        path = shown(path.absolute().parent.parent / path.name)
     return f"{shlex.join(['spade', 'convert', 'WEIGHTS.safetensors', '--to', kind, '-o', str(path)])} --overwrite"
 
 

@@ -83,12 +83,15 @@ def _gpu_problems(side: Side, capability: str) -> list[str]:
 def find_encoder(record: Record) -> Record | None:
     """The image encoder beside a generator; None where there is none, or none is of use.
 
-    Raises UserError where what lies there is no encoder, or that of other weights.
+    Raises UserError where what lies there is damaged, no encoder, or that of other weights.
     """
     path = encoder_file(record.path)
     if not record.card.architecture.has_encoder or not path.is_file():
         return None
-    encoder = read_artifact(path)
+    try:
+        encoder = read_artifact(path)
+    except UserError as e:  # its own hint knows nothing of the generator
+        raise stale(record, [e.message, *e.problems]) from e
     if problems := _encoder_problems(record, encoder):
         raise stale(record, [f"{path}: {p}" for p in problems])
     return encoder

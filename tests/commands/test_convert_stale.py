@@ -145,6 +145,35 @@ def test_damaged_metadata_is_an_error_of_one_line(there, change, words):
         assert "spade convert WEIGHTS.safetensors --to onnx -o out/w.onnx --overwrite" in error.hint
 
 
+ENCODERS = {
+    "empty": (lambda path: path.write_bytes(b""), "an empty file"),
+    "torn": (lambda path: path.write_bytes(path.read_bytes()[:1000]), "not a readable ONNX file"),
+    "metadata": (lambda path: edit(path, spade_export="{"), "damaged"),
+    "no card": (lambda path: onnx.save(onnx.ModelProto(producer_name="x"), path), "no spade card"),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), ENCODERS.values(), ids=ENCODERS)
+def test_a_damaged_encoder_is_made_again_with_its_generator(there, damage, words):
+    damage(there / "out" / "encoder" / "w.onnx")
+    with pytest.raises(UserError, match="out/w.onnx: stale or foreign") as e:
+        spadecli.open_backend("out/w.onnx")
+    assert e.value.problems[0].startswith("out/encoder/w.onnx: ")
+    assert words in e.value.problems[0]
+    assert e.value.hint == f"build it again: {REBUILD}"
+    if words != "no spade card":
+        with pytest.raises(UserError) as e:
+            inspect(InspectOptions(there / "out" / "encoder" / "w.onnx"))
+        assert "-o out/w.onnx --overwrite" in e.value.hint
+
+
+def test_an_empty_file_is_made_again(there):
+    (there / "out" / "w.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match="an empty file") as e:
+        spadecli.open_backend("out/w.onnx")
+    assert "--to onnx -o out/w.onnx --overwrite" in e.value.hint
+
+
 def test_a_converted_source_is_answered_with_its_weights(there):
     error = invoke("convert", "out/w.onnx", "--to", "tensorrt-rtx").exception
     assert isinstance(error, UserError)
