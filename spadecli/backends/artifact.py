@@ -21,6 +21,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 Part = Literal["generator", "encoder"]
 Runtime = Literal["tensorrt", "tensorrt-rtx"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+SizeText = Annotated[str, Field(pattern=r"^[1-9]\d{0,5}x[1-9]\d{0,5}$")]
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 INSTALL = {
     "onnx": 'pip install "spadecli[onnx]"',
@@ -42,8 +43,8 @@ class Export(BaseModel):
     kind: Part
     weights: str = Field(min_length=1)
     weights_sha256: Sha256
-    trained_size: str
-    size: str
+    trained_size: SizeText
+    size: SizeText
     precision: Precision
     opset: int
     created_by: str
@@ -117,7 +118,7 @@ class Record:
     @property
     def weights(self) -> Path:
         """Its weights, as far as they are found; else their name alone."""
-        return next((p for p in self.places if p.is_file()), Path(self.places[0].name))
+        return next((p for p in self.places if is_there(p)), Path(self.places[0].name))
 
     @property
     def rebuild(self) -> str:
@@ -130,6 +131,14 @@ class Record:
         if self.side and self.side.targets:
             words += ["--target", ",".join(self.side.targets)]
         return shlex.join([*words, "-o", str(self.generator), "--overwrite"])
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there; a name that no file can have is that of none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def shown(path: Path) -> Path:

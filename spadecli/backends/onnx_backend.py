@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..core.errors import BackendUnavailable, UserError
 from ..core.sizes import Size
-from .artifact import Record, check_fixed_size, expect_generator, read_onnx, require
+from .artifact import Part, Record, Tensors, check_fixed_size, encoder_file, expect_generator, read_onnx, require
 from .base import check_photos, check_run
-from .stale import check_encoder, check_weights, find_encoder
+from .stale import check_encoder, check_weights, find_encoder, graph_problems, stale
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +32,7 @@ class OnnxBackend:
         self.weights_sha256 = record.export.weights_sha256
         self.name = f"onnxruntime {record.precision}"
         self.device, self._providers = _providers(device)
-        self._generator: Any = _session(generator, self._providers, record)
+        self._generator: Any = _session(generator, self._providers, record, "generator")
         self._encoder_source, self._encoder, self._record = encoder, None, record
         self.note = note
 
@@ -59,7 +59,7 @@ class OnnxBackend:
         check_encoder(self._record, self._encoder_source is not None)
         check_photos(photos)
         if self._encoder is None:
-            self._encoder = _session(self._encoder_source, self._providers, self._record)
+            self._encoder = _session(self._encoder_source, self._providers, self._record, "encoder")
         mu, logvar = _run(self._encoder, {"photos": photos})
         return mu, logvar
 
@@ -119,7 +119,8 @@ def _providers(device: str) -> tuple[str, list[Any]]:
     return "cpu", ["CPUExecutionProvider"]
 
 
-def _session(source: bytes | str | None, providers: list[Any], record: Record) -> Any:
+def _session(source: bytes | str | None, providers: list[Any], record: Record, part: Part) -> Any:
+    """A session whose inputs and outputs are those that the card asks for."""
     ort = require("onnxruntime", "onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # 0: one for each core
@@ -135,11 +136,25 @@ def _session(source: bytes | str | None, providers: list[Any], record: Record) -
         raise UserError(
             f"{record.path}: ONNX Runtime cannot load it ({e})", hint=f"make it again: {record.rebuild}"
         ) from e
+    told = graph_problems(record.card, part, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
+    if told:
+        raise stale(record, [t if part == "generator" else f"{encoder_file(record.path)}: {t}" for t in told])
     if providers[0] != "CPUExecutionProvider" and "CUDAExecutionProvider" not in session.get_providers():
         raise BackendUnavailable(
             f"{record.path}: ONNX Runtime {ort.__version__} found CUDA unusable", hint="--device cpu always works"
         )
     return session
+
+
+def _tensors(values: Any) -> Tensors:
+    """ONNX Runtime's words for inputs or outputs, as side files have them."""
+    return {
+        v.name: (
+            v.type.removeprefix("tensor(").removesuffix(")").upper(),
+            tuple(n if isinstance(n, int) else -1 for n in v.shape),
+        )
+        for v in values
+    }
 
 
 def _run(session: Any, inputs: dict[str, NDArray[Any]]) -> list[NDArray[np.float32]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..core.card import Card
 from ..core.errors import UserError
 from ..store.h5 import file_sha256
-from .artifact import Record, Side, encoder_file, read_artifact
+from .artifact import Part, Record, Side, Tensors, encoder_file, is_there, read_artifact
 
 RTX_LEAST = 8.0  # an engine of TensorRT-RTX without targets runs on this compute capability and later ones
 
@@ -23,7 +24,7 @@ def check_weights(record: Record) -> None:
 def weights_problems(record: Record) -> list[str]:
     """Whether its weights, where they were or beside it, are still those it was made from. Without them, nothing is
     said."""
-    there = [p for p in dict.fromkeys(record.places) if p.is_file()]
+    there = [p for p in dict.fromkeys(record.places) if is_there(p)]
     if there and all(file_sha256(p) != record.export.weights_sha256 for p in there):
         return [f"made from another version of {there[0]}"]
     return []
@@ -36,7 +37,38 @@ def engine_problems(record: Record, runtime_version: str | None, capability: str
 
 def file_problems(record: Record) -> list[str]:
     """What its weights and its side file say against an engine's file."""
-    return [*weights_problems(record), *_damage(record)]
+    side = side_of(record)
+    told = graph_problems(record.card, record.export.kind, side.inputs, side.outputs)
+    return [*weights_problems(record), *told, *_damage(record)]
+
+
+def graph_problems(card: Card, kind: Part, inputs: Tensors, outputs: Tensors) -> list[str]:
+    """Where the inputs and outputs of a graph or an engine are not those that its card asks for."""
+    size, z_dim, any_size = card.architecture.size, card.architecture.z_dim, -1
+    if kind == "encoder":
+        takes: Tensors = {"photos": ("FLOAT", (any_size, 3, any_size, any_size))}
+        gives: Tensors = dict.fromkeys(("mu", "logvar"), ("FLOAT", (any_size, z_dim)))
+    else:
+        takes = {"labels": ("UINT8", (any_size, *size))}
+        if card.labels.instances:
+            takes["edges"] = takes["labels"]
+        if card.architecture.uses_z:
+            takes["z"] = ("FLOAT", (any_size, z_dim))
+        gives = {"images": ("FLOAT", (any_size, 3, *size))}
+    return [
+        f"its graph {verb} {_in_words(found)}, its card says {_in_words(wanted)}"
+        for verb, found, wanted in (("takes", inputs, takes), ("gives", outputs, gives))
+        if found != wanted
+    ]
+
+
+def _in_words(tensors: Tensors) -> str:
+    """ "labels uint8 [*,32,64], z float [*,5]"."""
+    words = [
+        f"{name} {kind.lower()} [{','.join('*' if n < 0 else str(n) for n in shape)}]"
+        for name, (kind, shape) in tensors.items()
+    ]
+    return ", ".join(words) or "nothing"
 
 
 def _damage(record: Record) -> list[str]:
@@ -110,6 +142,7 @@ def _encoder_problems(record: Record, encoder: Record) -> list[str]:
     if record.side and encoder.side:
         if encoder.side.runtime != record.side.runtime:
             problems.append(f"built by {encoder.side.runtime}, {record.path} by {record.side.runtime}")
+        problems += graph_problems(encoder.card, "encoder", encoder.side.inputs, encoder.side.outputs)
         problems += _damage(encoder)
     return problems
 

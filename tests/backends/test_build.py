@@ -322,6 +322,21 @@ def test_damaged_side_files_are_errors_of_one_line(engine, damage, words, tmp_pa
 
 @needs_rtx
 @without_gpu
+@pytest.mark.parametrize("part", ["generator", "encoder"])
+def test_an_engine_whose_card_asks_for_other_inputs_is_refused(engine, part, tmp_path):
+    shutil.copytree(engine[0].parent, tmp_path / "copy")
+    path = tmp_path / "copy" / "facades.engine"
+    side_path = (path if part == "generator" else path.parent / "encoder" / path.name).with_name("facades.engine.json")
+    side = json.loads(side_path.read_text())
+    side["inputs"] = {**side["inputs"], "z": ["FLOAT", [-1, 9]]}
+    side_path.write_text(json.dumps(side))
+    with pytest.raises(UserError, match="stale or foreign") as e:
+        spadecli.open_backend(path)
+    assert "z float [*,9], its card says" in e.value.problems[0]
+
+
+@needs_rtx
+@without_gpu
 def test_engines_in_each_others_places_are_named(engine, tmp_path):
     source, _ = engine
     encoder = source.parent / "encoder" / source.name

@@ -130,6 +130,7 @@ DAMAGED = {
     "no weights": (lambda data: data.pop("weights"), "weights: missing"),
     "no kind": (lambda data: data.pop("kind"), "kind: missing"),
     "no such precision": (lambda data: data.update(precision="fp8"), "precision: .*'fp8'"),
+    "no size": (lambda data: data.update(size="banana"), "^size: "),
     "no hash": (lambda data: data.update(weights_sha256=7), "weights_sha256: "),
 }
 
@@ -145,6 +146,60 @@ def test_damaged_metadata_is_an_error_of_one_line(there, change, words):
         assert "spade convert WEIGHTS.safetensors --to onnx -o out/w.onnx --overwrite" in error.hint
 
 
+TAKES = "its graph takes labels uint8 [*,64,32], z float [*,5], its card says "
+CONTRADICTIONS = {
+    "z": (lambda card: card["architecture"].update(z_dim=9), "labels uint8 [*,64,32], z float [*,9]"),
+    "size": (lambda card: card["architecture"].update(size=[64, 64]), "labels uint8 [*,64,64], z float [*,5]"),
+    "instances": (
+        lambda card: card["labels"].update(instances=True),
+        "labels uint8 [*,64,32], edges uint8 [*,64,32], z float [*,5]",
+    ),
+    "latent": (lambda card: card["architecture"].update(latent="map"), "labels uint8 [*,64,32]"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_a_card_that_contradicts_its_graph_is_refused(there, change, words):
+    for path in ("out/w.onnx", "out/encoder/w.onnx"):  # one card in both, else the encoder is the other's
+        edit(there / path, spade_card=change)
+    error = invoke("render", "masks", "-w", "out/w.onnx").exception
+    assert isinstance(error, UserError), repr(error)
+    assert error.message == "out/w.onnx: stale or foreign"
+    assert error.problems[0] == TAKES + words
+    assert error.hint.startswith("build it again: spade convert 'the weights/w.safetensors' --to onnx")
+
+
+def test_graphs_with_too_little_are_refused(there):
+    model = onnx.load("out/w.onnx")
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "pictures"
+    onnx.save(model, "out/w.onnx")
+    with pytest.raises(UserError, match="stale or foreign") as e:
+        spadecli.open_backend("out/w.onnx", "cpu")
+    (problem,) = e.value.problems
+    assert problem == "its graph gives pictures float [*,3,64,32], its card says images float [*,3,64,32]"
+    del model.graph.output[:]
+    onnx.save(model, "out/w.onnx")
+    with pytest.raises(UserError) as e:
+        spadecli.open_backend("out/w.onnx", "cpu")
+    assert "spade convert 'the weights/w.safetensors' --to onnx" in e.value.hint
+
+
+def test_an_encoder_with_another_graph_is_refused_when_it_is_used(there):
+    path = there / "out" / "encoder" / "w.onnx"
+    model = onnx.load(path)
+    model.graph.output[1].name = model.graph.node[-1].output[0] = "codes"
+    onnx.save(model, path)
+    with spadecli.open_backend("out/w.onnx", "cpu") as backend, pytest.raises(UserError, match="stale") as e:
+        backend.encode(np.zeros((1, 3, 64, 64), np.float32))
+    assert e.value.problems[0].startswith("out/encoder/w.onnx: its graph gives")
+
+
+def test_a_name_that_no_file_can_have_is_that_of_none(there):
+    edit(there / "out" / "w.onnx", spade_export=lambda data: data.update(weights="x" * 5000))
+    spadecli.open_backend("out/w.onnx", "cpu").close()
+    assert inspect(InspectOptions(there / "out" / "w.onnx")).facts["problems"] == []
+
+
 ENCODERS = {
     "empty": (lambda path: path.write_bytes(b""), "an empty file"),
     "torn": (lambda path: path.write_bytes(path.read_bytes()[:1000]), "not a readable ONNX file"),
@@ -156,7 +211,7 @@ ENCODERS = {
 @pytest.mark.parametrize(("damage", "words"), ENCODERS.values(), ids=ENCODERS)
 def test_a_damaged_encoder_is_made_again_with_its_generator(there, damage, words):
     damage(there / "out" / "encoder" / "w.onnx")
-    with pytest.raises(UserError, match="out/w.onnx: stale or foreign") as e:
+    with pytest.raises(UserError, match=r"out/w\.onnx: stale or foreign") as e:
         spadecli.open_backend("out/w.onnx")
     assert e.value.problems[0].startswith("out/encoder/w.onnx: ")
     assert words in e.value.problems[0]
