@@ -100,17 +100,23 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
     weights = options.weights or shipped_weights()
     if options.engine == "auto" and options.tile is not None:
         raise UserError("--engine auto and --tile exclude each other: an engine has one image size")
-    if options.engine == "auto" and not options.dry_run:
-        from .rendering.engine import cached_engine
+    runs = ""
+    if options.engine == "auto":
+        from .rendering.engine import PRECISION, cached_engine, planned_engine
 
-        weights = cached_engine(weights, options.size, options.device, report)
+        planned = planned_engine(weights, options.size, options.device)
+        if options.dry_run:  # the weights themselves tell all that there is to plan
+            is_built = "is there" if planned.is_there(report) else "would be built first"
+            runs = f"{planned.runtime} {planned.version} {PRECISION}; its engine {planned.path} {is_built}"
+        else:
+            weights = cached_engine(planned, report)
     form: Form = "plain" if options.plain else "auto"
     with ThreadPoolExecutor(1, "hash") as thread:
         file_hash = thread.submit(file_sha256, weights)  # large files take as long to hash as to open
         with open_backend(
             weights, options.device, form=form, precision=options.precision, tile=options.tile
         ) as backend:
-            report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
+            report.note(f"weights: {weights} ({backend.card.name}), {runs or f'{backend.name} on {backend.device}'}")
             sha256 = getattr(backend, "weights_sha256", "") or file_hash.result()  # an artifact tells its weights'
             return render_with(Source(backend, weights, sha256), options, report)
 

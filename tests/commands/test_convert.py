@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
+from fake_backend import Listener
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -43,7 +44,7 @@ def test_half_precisions_say_what_ran(precision, least, itself, tmp_path):
     assert (found.stood_in == "") == itself
     if not itself:
         assert "no bf16 kernels" in found.stood_in
-        assert found.as_json()["engine_was_run"] is False
+        assert found.as_json()["file_was_run"] is False
 
 
 def test_what_misses_its_tolerance_is_not_left(tmp_path, monkeypatch):
@@ -89,6 +90,33 @@ def test_engine_auto_needs_a_gpu_and_says_so(tmp_path, monkeypatch):
         render(RenderOptions(tmp_path, engine="auto"))
 
 
+def test_a_dry_run_of_engine_auto_refuses_what_the_run_would_refuse_and_names_the_engine(tmp_path, monkeypatch):
+    from spadecli.backends import tensorrt_backend
+    from spadecli.commands.rendering import engine
+
+    dry = {"masks": tmp_path / "masks", "engine": "auto", "dry_run": True, "weights": WEIGHTS, "out": tmp_path / "out"}
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (256, 256), 1).save(tmp_path / "masks" / "m.png")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(BackendUnavailable, match="CUDA GPU"):
+        render(RenderOptions(**dry))
+    with pytest.raises(UserError, match="converted already"):
+        render(RenderOptions(**{**dry, "weights": tmp_path / "f.onnx"}))
+    with pytest.raises(UserError, match="native has many"):
+        render(RenderOptions(**dry, size="native"))
+    with pytest.raises(UserError, match="multiples of"):
+        render(RenderOptions(**dry, size=(100, 256)))
+    monkeypatch.setenv("SPADE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tensorrt_backend, "gpu", lambda device: device)
+    monkeypatch.setattr(tensorrt_backend, "capability_of", lambda device: "8.6")
+    monkeypatch.setattr(engine, "_runtime", lambda capability: ("tensorrt", "10.9"))
+    listener = Listener()
+    assert render(RenderOptions(**dry), listener).images == 1
+    assert "(facades), tensorrt 10.9 fp16; its engine" in listener.notes[0]
+    assert listener.notes[0].endswith("facades.engine would be built first")
+    assert not (tmp_path / "cache" / "engines").exists()
+
+
 def test_engine_auto_builds_once_and_again_when_the_file_is_damaged(tmp_path, monkeypatch):
     from spadecli.backends import tensorrt_backend
     from spadecli.commands.converting import artifact
@@ -108,15 +136,19 @@ def test_engine_auto_builds_once_and_again_when_the_file_is_damaged(tmp_path, mo
     monkeypatch.setattr(tensorrt_backend, "capability_of", lambda device: "8.6")
     monkeypatch.setattr(engine, "_runtime", lambda capability: ("tensorrt", "10.9"))
     monkeypatch.setattr(artifact, "to_artifact", fake)
-    first = engine.cached_engine(WEIGHTS, None, "cuda", Silent())
+
+    def take(size):
+        return engine.cached_engine(engine.planned_engine(WEIGHTS, size, "cuda"), Silent())
+
+    first = take(None)
     assert (built[0].to, built[0].precision, built[0].size) == ("tensorrt", "fp16", (256, 256))
     monkeypatch.setattr(engine, "read_engine", lambda path: path)
     monkeypatch.setattr(engine, "engine_problems", lambda *_: [])
-    assert engine.cached_engine(WEIGHTS, None, "cuda", Silent()) == first
+    assert take(None) == first
     assert len(built) == 1
-    assert engine.cached_engine(WEIGHTS, (128, 128), "cuda", Silent()) != first
+    assert take((128, 128)) != first
     monkeypatch.setattr(engine, "engine_problems", lambda *_: ["truncated"])
-    engine.cached_engine(WEIGHTS, None, "cuda", Silent())
+    take(None)
     assert len(built) == 3
 
 
