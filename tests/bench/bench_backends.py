@@ -5,8 +5,9 @@
 
 coco: the paper's settings for COCO-Stuff at 256x256 with random weights (latent noise, so that samples differ).
 Transfer to and from the device is in every figure; a column tells the same with PNG writing (in the same thread).
-Rows that need a device or a package that is not there say "not measured". Each ratio is to torch eager fp32, TF32 off.
---markdown prints the images per second as the table of the README too. On a machine that does something else at the
+Rows that need a device or a package that is not there say "not measured". Ratios are to torch eager fp32 (TF32 off) and
+to torch bf16 channels-last, "-" where that row was not measured; the share of the peak is of the row's own precision.
+--markdown prints the table of the README too. On a machine that does something else at the
 same time a warning says so: such figures are too low, and are not to be quoted.
 """
 
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -50,8 +52,25 @@ Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray | None], np.ndarray]
 # multiply-accumulates of one image, modulation included, as published for COCO-Stuff
 MACS = {"coco": 191.1e9}
 BUSY = 0.5  # load from which on figures are not to be quoted
-# dense half-precision tensor-core peaks, FLOP/s
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "RTX 4090": 165e12}
+# dense peaks, FLOP/s: fp32 without tensor cores, TF32, and half precision with them
+PEAKS = {
+    "H100": {"fp32": 67e12, "tf32": 495e12, "half": 989e12},
+    "H200": {"fp32": 67e12, "tf32": 495e12, "half": 989e12},
+    "A100": {"fp32": 19.5e12, "tf32": 156e12, "half": 312e12},
+    "RTX 4090": {"fp32": 82.6e12, "tf32": 82.6e12, "half": 165e12},
+}
+EAGER, BF16 = "torch eager fp32", "torch bf16 channels-last"
+NOT_MEASURED = "not measured"
+Batch = tuple[int, int]  # masks, samples a mask
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Images per second, alone and with PNG writing; share of the arithmetic peak, None where it is not known."""
+
+    rate: float
+    written: float
+    share: float | None
 
 
 def coco_weights(folder: Path) -> Path:
@@ -78,6 +97,7 @@ def module(weights: Path, device: str, dtype: torch.dtype, compiled: bool) -> It
     from spadecli.model.semantic import SemanticMap
 
     card, generator, _ = load_weights(weights)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     generator = generator.to(device, dtype, memory_format=torch.channels_last)
     forward = torch.compile(generator) if compiled else generator
     table = torch.from_numpy(card.labels.code_to_channel.astype(np.int64)).to(device)
@@ -108,10 +128,10 @@ def rows(weights: Path, folder: Path, device: str, largest: int) -> dict[str, Ca
     cuda = device == "cuda"
     engines = "tensorrt" if importlib.util.find_spec("tensorrt") else "tensorrt-rtx"
     return {
-        "torch eager fp32": lambda: eager(weights, device, tf32=False),
+        EAGER: lambda: eager(weights, device, tf32=False),
         "spade's CPU form fp32": None if cuda else lambda: eager(weights, device, tf32=False, form="fast"),
         "torch eager fp32, TF32": (lambda: eager(weights, device, tf32=True)) if cuda else None,
-        "torch bf16 channels-last": (lambda: module(weights, device, torch.bfloat16, False)) if cuda else None,
+        BF16: (lambda: module(weights, device, torch.bfloat16, False)) if cuda else None,
         "torch.compile fp32": lambda: module(weights, device, torch.float32, True),
         "torch.compile bf16": (lambda: module(weights, device, torch.bfloat16, True)) if cuda else None,
         "ONNX Runtime fp32": lambda: converted(weights, folder, device, largest, to="onnx", precision="fp32"),
@@ -142,41 +162,65 @@ def seconds(run: Run, inputs: tuple, repeats: int) -> tuple[float, float]:
     return statistics.median(plain), statistics.median(written)
 
 
-def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
-    """Row -> images per second of each batch and number of samples, or "not measured"."""
+def precision_of(row: str) -> str:
+    """Which peak a row is held against. ONNX Runtime uses TF32 on GPUs by default."""
+    if "TF32" in row or row.startswith("ONNX Runtime"):
+        return "tf32"
+    return "fp32" if row.endswith("fp32") else "half"
+
+
+def batches(args: argparse.Namespace) -> list[Batch]:
+    return list(dict.fromkeys((max(1, b // s), s) for b in args.batch for s in args.samples))
+
+
+def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) -> dict[str, list[Cell | None]]:
+    """Row -> a cell for each batch, None where it could not be measured."""
     card = load_weights(weights)[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = torch.cuda.get_device_name() if device == "cuda" else ""
-    peak = next((p for name, p in PEAKS.items() if name in gpu), None)
+    peaks = next((p for name, p in PEAKS.items() if name in gpu), None)
     print(f"{case}, {'x'.join(map(str, card.architecture.size))}, on {gpu or device}")
-    print(f"{'':26}{'images':>6}{'samples':>8}{'images/s':>10}{'with PNG':>10}{'ratio':>8}{'of peak':>9}")
-    base: dict[tuple[int, int], float] = {}
-    table: dict[str, list[str]] = {}
+    table: dict[str, list[Cell | None]] = {}
     for name, opener in rows(weights, folder, device, max(args.batch)).items():
         if args.only and not any(name.startswith(o) for o in args.only):
             continue
+        print(f"{name} ...", file=sys.stderr)
+        cells = table.setdefault(name, [])
         with ExitStack() as stack:
             try:
                 run = stack.enter_context(opener()) if opener else None
             except SpadeError as e:
                 run = None
                 print(f"{name}: {e.message}")
-            for batch in args.batch:
-                for samples in args.samples:
-                    masks = max(1, batch // samples)
-                    where = f"{name:26}{masks * samples:6}{samples:8}"
-                    if run is None:
-                        print(f"{where}{'not measured':>20}")
-                        table.setdefault(name, []).append("not measured")
-                        continue
-                    spent, written = seconds(run, fixed_inputs(card, masks, samples), args.repeats)
-                    rate = masks * samples / spent
-                    table.setdefault(name, []).append(f"{rate:.2f}")
-                    base.setdefault((batch, samples), rate)
-                    share = f"{2 * MACS[case] * rate / peak:8.1%}" if peak and case in MACS and samples == 1 else "-"
-                    ratio = f"{rate / base[batch, samples]:7.2f}x"
-                    print(f"{where}{rate:10.2f}{masks * samples / written:10.2f}{ratio}{share:>9}")
+            for masks, samples in batches(args):
+                if run is None:
+                    cells.append(None)
+                    continue
+                spent, written = seconds(run, fixed_inputs(card, masks, samples), args.repeats)
+                rate = masks * samples / spent
+                known = peaks is not None and case in MACS and samples == 1
+                share = 2 * MACS[case] * rate / peaks[precision_of(name)] if known else None
+                cells.append(Cell(rate, masks * samples / written, share))
     return table
+
+
+def lines(table: dict[str, list[Cell | None]], columns: list[Batch]) -> list[str]:
+    """Everything, a line for each row and batch."""
+    found = [
+        f"{'':26}{'images':>6}{'samples':>8}{'images/s':>10}{'with PNG':>10}"
+        f"{'x eager fp32':>14}{'x bf16 channels-last':>22}{'of peak':>9}"
+    ]
+    for name, cells in table.items():
+        for i, ((masks, samples), cell) in enumerate(zip(columns, cells, strict=True)):
+            where = f"{name:26}{masks * samples:6}{samples:8}"
+            if cell is None:
+                found.append(f"{where}{NOT_MEASURED:>20}")
+                continue
+            bases = [table[row][i] if row in table else None for row in (EAGER, BF16)]
+            eager_ratio, bf16_ratio = (f"{cell.rate / base.rate:.2f}" if base else "-" for base in bases)
+            share = "-" if cell.share is None else f"{cell.share:.1%}"
+            found.append(f"{where}{cell.rate:10.2f}{cell.written:10.2f}{eager_ratio:>14}{bf16_ratio:>22}{share:>9}")
+    return found
 
 
 def machine() -> str:
@@ -190,12 +234,16 @@ def machine() -> str:
     return ", ".join([*words, platform.system()])
 
 
-def markdown(table: dict[str, list[str]], args: argparse.Namespace) -> None:
-    """The table of the README."""
-    columns = [f"{b} at {s} a mask" for b in args.batch for s in args.samples]
-    print("", f"| images/s | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}", sep="\n")
+def markdown(table: dict[str, list[Cell | None]], columns: list[Batch]) -> list[str]:
+    """The table of the README. Share of the peak: the best of the row."""
+    heads = ["images/s", *(f"{m * s} at {s}" for m, s in columns), "share of peak"]
+    found = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for name, cells in table.items():
-        print(f"| {name} | {' | '.join(cells)} |")
+        words = [f"{c.rate:.2f}" if c else NOT_MEASURED for c in cells]
+        shares = [c.share for c in cells if c and c.share is not None]
+        words.append(f"{max(shares):.1%}" if shares else NOT_MEASURED)
+        found.append(f"| {' | '.join([name, *words])} |")
+    return found
 
 
 def main() -> None:
@@ -204,7 +252,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", nargs="+", help="rows that begin with one of these; the first row always helps")
+    parser.add_argument("--only", nargs="+", help="rows that begin with one of these; ratios need theirs")
     parser.add_argument("--markdown", action="store_true")
     args = parser.parse_args()
     print(machine())
@@ -213,8 +261,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = shipped_weights() if args.case == "facades" else coco_weights(Path(folder))
         table = compare(args.case, weights, args, Path(folder))
+    print(*lines(table, batches(args)), sep="\n")
     if args.markdown:
-        markdown(table, args)
+        print("", *markdown(table, batches(args)), sep="\n")
 
 
 if __name__ == "__main__":
