@@ -54,7 +54,9 @@ class Side(BaseModel):
     """NAME.engine.json: all that is known of an engine without a GPU.
 
     compute_capability: of the GPU it was built on, "" where targets, or the runtime, say where it runs.
-    inputs, outputs: name -> (type, shape), -1 for a dynamic size.
+    inputs, outputs: name -> (type, shape), -1 for a dynamic size. profile: of the generator, in the side file of
+    its encoder too, whose own is photo_sides: one photo at a time, of these sides (least, best, most).
+    onnx_sha256: of the graph that the engine was built from, which is not kept.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,6 +70,7 @@ class Side(BaseModel):
     targets: tuple[Annotated[str, Field(pattern=r"^sm\d{2,}$")], ...]
     precision: Precision
     profile: Profile
+    photo_sides: tuple[int, int, int] | None = None
     inputs: Tensors
     outputs: Tensors
     weights_sha256: Sha256

@@ -72,7 +72,7 @@ class Verification:
         """Plain values. A PSNR without any difference is null."""
         data = asdict(self)
         data["psnr"] = None if np.isinf(self.psnr) else round(self.psnr, 2)
-        return {**data, "engine_was_run": not self.stood_in, "passed": not self.problems}
+        return {**data, "file_was_run": not self.stood_in, "passed": not self.problems}
 
 
 def verify(

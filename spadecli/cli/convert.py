@@ -73,7 +73,7 @@ def convert(
     A checkpoint: spade convert latest_net_G.pth --encoder latest_net_E.pth --preset coco
     """
     ui = UI(quiet, verbose, as_json)
-    from ..commands.convert import ConvertOptions, convert, parse_profile
+    from ..commands.convert import ConvertOptions, convert, parse_profile, parse_targets
 
     options = ConvertOptions(
         source=weights,
@@ -95,7 +95,7 @@ def convert(
         precision=precision,
         size=parse_fixed_size(size),
         profile=parse_profile(masks, samples),
-        targets=tuple(t.strip().lower() for t in target.split(",")) if target else (),
+        targets=parse_targets(target),
         verify=verify,
     )
     result = convert(options, ui)

@@ -9,7 +9,7 @@ from ..core.errors import SpadeError, UserError
 from ..core.report import Report, Silent
 from .converting.options import ConvertOptions, ConvertResult
 
-__all__ = ["ConvertOptions", "ConvertResult", "convert", "parse_profile"]
+__all__ = ["ConvertOptions", "ConvertResult", "convert", "parse_profile", "parse_targets"]
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 
@@ -64,6 +64,16 @@ def parse_profile(masks: str | None, samples: str | None) -> Profile:
         parse_range("--masks", masks) if masks else default.masks,
         parse_range("--samples", samples) if samples else default.samples,
     )
+
+
+def parse_targets(text: str | None) -> tuple[str, ...]:
+    """ "sm75,SM86" to ("sm75", "sm86"), each once; None gives none. Raises UserError where one has no name."""
+    if text is None:
+        return ()
+    targets = [t.strip().lower() for t in text.split(",")]
+    if not all(targets):
+        raise UserError(f"--target {text!r}: one of them has no name", hint="for example --target sm75,sm86")
+    return tuple(dict.fromkeys(targets))
 
 
 def _check_source(options: ConvertOptions) -> None:

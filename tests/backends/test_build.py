@@ -27,7 +27,7 @@ from spadecli.backends.profile import Profile, parse_range
 from spadecli.backends.stale import engine_problems
 from spadecli.backends.tensorrt_backend import split
 from spadecli.cli.app import app
-from spadecli.commands.convert import ConvertOptions, convert
+from spadecli.commands.convert import ConvertOptions, convert, parse_targets
 from spadecli.core.architecture import Architecture
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.store.h5 import file_sha256
@@ -100,12 +100,13 @@ def test_an_engine_its_encoder_and_their_side_files(engines, precision):
     assert of_encoder["inputs"] == {"photos": ["FLOAT", [-1, 3, -1, -1]]}
     assert of_encoder["outputs"] == {"mu": ["FLOAT", [-1, 64]], "logvar": ["FLOAT", [-1, 64]]}
     assert (of_encoder["precision"], of_encoder["export"]["kind"]) == ("fp32", "encoder")
+    assert (of_encoder["photo_sides"], side["photo_sides"]) == ([16, 256, 4096], None)
     # what was verified, and that it was not the engine
     assert "not run" in result.verification.stood_in
     assert "ONNX Runtime" in result.verification.ran
     assert result.verification.psnr > 45
     assert result.verification.problems == []
-    assert side["verification"]["engine_was_run"] is False
+    assert side["verification"]["file_was_run"] is False
     assert any("not run" in line for line in result.verification.lines())
 
 
@@ -373,6 +374,14 @@ def test_any_batch_is_cut_to_the_profile(profile, masks, samples):
         m, s = chunk.masks, chunk.samples
         out[m, s] = got[: m.stop - m.start, : s.stop - s.start]
     np.testing.assert_array_equal(out.ravel(), z[:, 0] + 100 * np.repeat(np.arange(masks), samples))
+
+
+def test_targets_are_names_each_once():
+    assert parse_targets("SM75, sm75,sm86") == ("sm75", "sm86")
+    assert parse_targets(None) == ()
+    for text in ("sm75,", "", ",sm86"):
+        with pytest.raises(UserError, match="has no name"):
+            parse_targets(text)
 
 
 @pytest.mark.parametrize("text", ["1,2", "3,2,1", "0,1,2", "a,b,c", ""])

@@ -115,6 +115,8 @@ def _engine_files(
     """Engines with their side files. Where no GPU can run them the graph is verified, before the long build."""
     import torch
 
+    from ...backends.build import PHOTO_SIDES
+
     verification = None
     runs_here = torch.cuda.is_available()
     if options.verify and not runs_here:
@@ -129,7 +131,8 @@ def _engine_files(
             engine, sides[path] = _build(options, exported, model, report)
             if path != output:
                 of_encoder = exported.record.model_copy(update={"kind": "encoder"})
-                sides[path] = sides[path].model_copy(update={"precision": "fp32", "export": of_encoder})
+                changed = {"precision": "fp32", "export": of_encoder, "photo_sides": PHOTO_SIDES}
+                sides[path] = sides[path].model_copy(update=changed)
             blobs[path] = engine.blob
     if options.verify and runs_here:
         verification = _verify_engine(options, exported, output, blobs, sides[output], report)
