@@ -55,6 +55,9 @@ class Named:
     def __init__(self, channels: dict[str, NDArray[np.uint8]]) -> None:
         self.channels = channels
 
+    def require(self, keys: list[str]) -> None:
+        assert set(keys) <= self.channels.keys()
+
     def predict_named(self, keys: list[str], size: tuple[int, int]) -> NDArray[np.uint8]:
         return np.stack([self.channels[key] for key in keys])
 

@@ -43,7 +43,11 @@ def stylize(
     ] = None,
     mix: Annotated[
         list[str] | None,
-        typer.Option(metavar="A:0.3,B:0.7", help="A style between several. Repeat for more.", show_default=False),
+        typer.Option(
+            metavar="A:0.3,B:0.7",
+            help="A style between several, in these parts of their sum. Repeat for more.",
+            show_default=False,
+        ),
     ] = None,
     interpolate: Annotated[
         int, typer.Option(metavar="N", help="N styles between each --ref and the next.", show_default=False)

@@ -42,8 +42,8 @@ class UI:
 
     def __init__(self, quiet: bool = False, verbose: int = 0, as_json: bool = False) -> None:
         self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
-        self.err = Console(stderr=True, highlight=False)
-        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, emoji=False)
+        self.out = Console(highlight=False, soft_wrap=True, emoji=False)
 
     def note(self, text: str, level: int = 0) -> None:
         """Print on stderr; ``level`` 1 and 2 need -v and -vv."""
@@ -89,7 +89,7 @@ def print_error(error: SpadeError, as_json: bool = False) -> None:
         report = {"error": error.message, "problems": list(error.problems), "hint": error.hint}
         print(json.dumps(report, ensure_ascii=False), file=sys.stderr)
         return
-    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     err.print(f"[bold red]error:[/bold red] {escape(error.message)}")
     for problem in error.problems:
         err.print(f"  - {escape(problem)}")

@@ -112,6 +112,8 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
     report = report or Silent()
     check_options(options)
     settings, not_run = settings_of(options), dict[str, str]()
+    if options.real is not None and not options.real.exists():  # before anything is fetched
+        raise UserError(f"{options.real}: no such folder, and no file of statistics")
     names, split = selection(options)
     renders, every = _renders(options, settings, names)
     weights, weights_name, weights_sha256 = find_weights(options.renders, options.weights)

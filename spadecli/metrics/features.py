@@ -17,6 +17,7 @@ from ..store.features import FeatureStore
 from .extractors import FeatureNetwork
 
 SHARD = 2048  # pictures per file of the store: what a stopped run loses at most
+SHOWN = 20  # pictures that cannot be scored, in the message
 
 Group = list[tuple[str, Path]]  # (sha256, file)
 Resize = Literal["bytes", "clean"]
@@ -68,7 +69,9 @@ class FeatureReader:
             with report.progress("features", total=len(new)) as task:
                 problems = self._compute(list(new.items()), pool, task)
         if problems:
-            raise UserError(f"{len(problems)} of {len(paths)} pictures cannot be scored", problems=problems)
+            more = [f"and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
+            message = f"{len(problems)} of {len(paths)} pictures cannot be scored"
+            raise UserError(message, problems=[*problems[:SHOWN], *more])
         return self._store.rows(hashes)
 
     def _compute(self, items: Group, pool: ThreadPoolExecutor, task: Task) -> list[str]:

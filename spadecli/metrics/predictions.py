@@ -39,18 +39,22 @@ class FolderPredictions:
             raise UserError(f"{folder}: label maps of one name", problems=twice)
         self.sha256 = source_digest((key, file_sha256(path)) for key, path in self._files.items())
 
-    def predict_named(self, keys: Sequence[str], size: Size) -> NDArray[np.uint8]:
-        """Class channels uint8 [N,H,W] of pictures by name (relative path without suffix), nearest at ``size``.
-
-        Raises UserError that lists every picture without a label map, and every label map that cannot be read.
-        """
+    def require(self, keys: Sequence[str]) -> None:
+        """Raise UserError that lists the pictures, by name, without a label map."""
         missing = [key for key in keys if key not in self._files]
         if missing:
             raise UserError(
                 f"{self.folder}: no predicted label map for {len(missing)} of {len(keys)} pictures",
                 problems=[*missing[:8], *([f"and {len(missing) - 8} more"] if len(missing) > 8 else [])],
-                hint=f"a picture a/b.jpg has its label map in {self.folder / 'a' / 'b.png'}",
+                hint=f"label maps have the pictures' names: {self.folder / missing[0]}.png is the one of {missing[0]}",
             )
+
+    def predict_named(self, keys: Sequence[str], size: Size) -> NDArray[np.uint8]:
+        """Class channels uint8 [N,H,W] of pictures by name (relative path without suffix), nearest at ``size``.
+
+        Raises UserError that lists every picture without a label map, and every label map that cannot be read.
+        """
+        self.require(keys)
         maps, problems = [], []
         for key in keys:
             try:

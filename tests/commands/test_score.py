@@ -13,7 +13,7 @@ from extractors import LikeInception, Tiny, save
 from pictures import photographs
 
 from spadecli.commands.score import ScoreOptions, plan_score, score
-from spadecli.commands.scoring import inception
+from spadecli.commands.scoring import choose, inception
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.report import Silent
 from spadecli.metrics.extractors import open_extractor
@@ -161,6 +161,14 @@ def test_other_weights_than_the_manifests_are_refused(options: ScoreOptions, tmp
     (tmp_path / "w.safetensors").write_bytes(b"other")
     with pytest.raises(UserError, match="did not make these renders"):
         plan_score(dataclasses.replace(options, weights=tmp_path / "w.safetensors"))
+
+
+def test_nothing_is_fetched_for_photographs_that_are_not_there(
+    options: ScoreOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(choose, "find_inception", lambda *args: pytest.fail("fetched"))
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        plan_score(dataclasses.replace(options, real=tmp_path / "nowhere", extractor=None), Notes())
 
 
 def test_names_without_pictures_are_all_named(options: ScoreOptions) -> None:

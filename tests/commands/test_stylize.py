@@ -142,6 +142,7 @@ def test_mix_and_interpolation_act_on_mu(backend):
         ("red.png:1", "no mix"),
         ("red.png:1,blue.png:-1", "add up to 0"),
         ("red.png:1,none.png:1", "--mix none.png: no such photo"),
+        ("red.png:x,blue.png:1", "weight 'x' is no number"),
         ("photos:1,blue.png:1", "is 2 styles"),
     ],
 )

@@ -98,6 +98,7 @@ def test_a_folder_of_predicted_label_maps(tmp_path):
     with pytest.raises(UserError, match="for 1 of 2") as e:
         predictions.predict_named(["two", "three"], (4, 4))
     assert e.value.problems == ("three",)
+    assert str(tmp_path / "maps" / "three.png") in (e.value.hint or "")
     with pytest.raises(UserError, match="pictures that were segmented only"):
         predictions.predict(IMAGES)
     with pytest.raises(UserError, match="no features"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from ...core.report import Report
-from ...core.sizes import Size
+from ...core.sizes import Size, format_size
 from ...data.folder import Item, scan
 from ...metrics.extractors import FeatureNetwork
 from ...metrics.features import CLEAN_SIZE, RESIZE_WORDS, FeatureReader
@@ -131,10 +131,11 @@ def _size(
         size = common_size(render_sizes, options.renders)
     else:
         size = common_size(real_sizes, real_source)
-    wanted = (list(size), RESIZE_WORDS[settings.resize])
-    if known and (found := (list(saved), known.config.get("resize"))) != wanted:
+    wanted = (size, RESIZE_WORDS[settings.resize])
+    if known and (found := (saved, known.config.get("resize"))) != wanted:
+        made = format_size((int(saved[0]), int(saved[1]))) if len(saved) == 2 else "an unknown size"
         raise UserError(
-            f"{real_source}: statistics at {found[0]}, {found[1]}; asked for {wanted[0]}, {wanted[1]}",
+            f"{real_source}: statistics at {made}, {found[1]}; asked for {format_size(size)}, {wanted[1]}",
             hint="compare as they were made, or make them again with --save-real",
         )
     return size

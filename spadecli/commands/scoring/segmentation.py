@@ -128,6 +128,8 @@ def plan_segmentation(
     ceiling = [p for p in photos if p.key in keys and p.key in masks.files]
     if hasattr(segmenter, "predict_named"):  # predictions of the renders alone
         ceiling = []
+        by_name: Any = segmenter
+        by_name.require([stem(item) for item in renders])
     unknown = labels.unknown
     protocol = SegmentationProtocol(
         segmenter=segmenter.name,

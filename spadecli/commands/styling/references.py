@@ -151,8 +151,10 @@ def _name_and_weight(part: str) -> tuple[str, float]:
     if colon:
         try:
             value = float(weight)
-        except ValueError:
-            return part, 1.0
+        except ValueError as e:
+            if Path(part).exists() or "#" in weight:
+                return part, 1.0
+            raise UserError(f"--mix {part}: weight {weight!r} is no number, and there is no such file") from e
         if abs(value) < float("inf"):
             return name, value
     return part, 1.0

@@ -62,7 +62,9 @@ class StyleFindings:
         else:
             rows.append(("active latent dimensions", f"{u.active} of {u.z_dim} ({u.num_photos} photographs)"))
             rows.append(("KL", f"{u.kl_total:.1f} nats, of one dimension {u.kl[-1]:.2g} to {u.kl[0]:.2g}"))
-        return rows + [(name.replace("_", " "), match_words(m)) for name, m in self.carry.items()]
+        return rows + [
+            (name.replace("color", "colour").replace("_", " "), match_words(m)) for name, m in self.carry.items()
+        ]
 
 
 def measure_style(

@@ -18,6 +18,7 @@ from spadecli.commands.scoring import choose
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
 from spadecli.core.report import Silent
+from spadecli.metrics.predictions import FolderPredictions
 from spadecli.store import h5
 
 NAMES = ("a", "b", "sub_c", "d")
@@ -179,6 +180,16 @@ def test_predictions_by_name(options: ScoreOptions, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(choose, "open_segmenter", lambda *args: Named(of_picture))
     found = run(options).segmentation
     assert (found.mean_iou, found.classes) == (expected_scores.mean_iou, expected_scores.classes)
+
+
+def test_missing_label_maps_are_told_before_anything_is_measured(
+    options: ScoreOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "maps").mkdir()
+    Image.new("L", (32, 24)).save(tmp_path / "maps" / f"{NAMES[0]}.png")
+    monkeypatch.setattr(choose, "open_segmenter", lambda *args: FolderPredictions(tmp_path / "maps", SPACE))
+    with pytest.raises(UserError, match=f"for {len(NAMES) - 1} of {len(NAMES)} pictures"):
+        plan_score(options, Notes())
 
 
 def test_a_segmenter_with_other_classes(options: ScoreOptions, segmenter: ByColour) -> None:
