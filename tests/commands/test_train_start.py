@@ -115,7 +115,9 @@ def test_training_on_another_label_space_says_what_becomes_of_the_classes(tmp_pa
     with create_packed(tmp_path / "other.h5", len(old), False, config, "s") as writer:
         for i, name in enumerate(old.names):
             writer.add(name, old.get(i))
-        writer.finish({"classes": [{"name": "roof", "pixels": 0}, {"name": "wall", "pixels": 3}]})
+        writer.finish(
+            {"classes": [{"name": "roof", "pixels": 0, "images": 0}, {"name": "wall", "pixels": 3, "images": 2}]}
+        )
     notes = Notes()
     overrides = ('labels.classes=["door", "roof", "wall", "window"]', f"data.packed={tmp_path / 'other.h5'}")
     more = options(make_recipe(tmp_path), tmp_path / "more", *overrides, init=first.weights)
