@@ -123,7 +123,7 @@ def test_training_on_another_label_space_says_what_becomes_of_the_classes(tmp_pa
     more = options(make_recipe(tmp_path), tmp_path / "more", *overrides, init=first.weights)
     plan = plan_training(more)
     assert "classes carried: 3 (door, wall, window)" in plan.notes
-    assert "never seen in the packed pairs: roof" in plan.warnings[0]
+    assert "never seen in the training pairs: roof" in plan.warnings[0]
     assert train(more, notes).finished
     assert set(plan.notes) <= set(notes.notes)
     assert notes.warnings == list(plan.warnings)
