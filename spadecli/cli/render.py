@@ -8,31 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from ..core.sizes import parse_size
-from .render_options import (
-    Batch,
-    Device,
-    ImageFormat,
-    Instances,
-    MaskFormat,
-    Masks,
-    NoEdges,
-    NoGallery,
-    Overwrite,
-    PixelsInH5,
-    Plain,
-    Precision,
-    Quality,
-    SizeOption,
-    SkipBad,
-    Tiled,
-    TileSize,
-    Workers,
-)
+from . import render_options as shared
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
 def render(
-    masks: Masks = Path("masks"),
+    masks: shared.Masks = Path("masks"),
     weights: Annotated[
         Path | None, typer.Option("-w", "--weights", help="Weights to render with.", show_default="shipped facades")
     ] = None,
@@ -42,27 +23,27 @@ def render(
     samples: Annotated[int, typer.Option(help="Images per mask, each from its own z.")] = 1,
     seed: Annotated[int, typer.Option(help="With the mask's name and the sample's number it fixes z.")] = 0,
     shared_z: Annotated[bool, typer.Option("--shared-z", help="Sample i has the same z for every mask.")] = False,
-    size: SizeOption = None,
-    image_format: ImageFormat = "png",
-    quality: Quality = None,
-    instances: Instances = None,
-    no_edges: NoEdges = False,
-    mask_format: MaskFormat = "auto",
-    batch: Batch = None,
-    workers: Workers = None,
-    device: Device = "auto",
+    size: shared.Size = None,
+    image_format: shared.ImageFormat = "png",
+    quality: shared.Quality = None,
+    instances: shared.Instances = None,
+    no_edges: shared.NoEdges = False,
+    mask_format: shared.MaskFormat = "auto",
+    batch: shared.Batch = None,
+    workers: shared.Workers = None,
+    device: shared.Device = "auto",
     engine: Annotated[
         Literal["off", "auto"],
         typer.Option(help="auto: build a TensorRT engine (fp16) for this GPU when first needed, and keep it."),
     ] = "off",
-    plain: Plain = False,
-    precision: Precision = "fp32",
-    tile: Tiled = False,
-    tile_size: TileSize = None,
-    skip_bad: SkipBad = False,
-    overwrite: Overwrite = False,
-    h5: PixelsInH5 = False,
-    no_gallery: NoGallery = False,
+    plain: shared.Plain = False,
+    precision: shared.Precision = "fp32",
+    tile: shared.Tiled = False,
+    tile_size: shared.TileSize = None,
+    skip_bad: shared.SkipBad = False,
+    overwrite: shared.Overwrite = False,
+    h5: shared.PixelsInH5 = False,
+    no_gallery: shared.NoGallery = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 Masks = Annotated[Path, typer.Argument(help="Folder of masks (searched in depth), or one mask file.")]
-SizeOption = Annotated[
+Size = Annotated[
     str | None,
     typer.Option(
         metavar="HxW|native",

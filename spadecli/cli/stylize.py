@@ -8,31 +8,12 @@ from typing import Annotated
 import typer
 
 from ..core.sizes import parse_size
-from .render_options import (
-    Batch,
-    Device,
-    ImageFormat,
-    Instances,
-    MaskFormat,
-    Masks,
-    NoEdges,
-    NoGallery,
-    Overwrite,
-    PixelsInH5,
-    Plain,
-    Precision,
-    Quality,
-    SizeOption,
-    SkipBad,
-    Tiled,
-    TileSize,
-    Workers,
-)
+from . import render_options as shared
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
 def stylize(
-    masks: Masks = Path("masks"),
+    masks: shared.Masks = Path("masks"),
     ref: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,23 +54,23 @@ def stylize(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Folder for manifest, gallery, and a folder of images for each style.")
     ] = Path("stylized"),
-    size: SizeOption = None,
-    image_format: ImageFormat = "png",
-    quality: Quality = None,
-    instances: Instances = None,
-    no_edges: NoEdges = False,
-    mask_format: MaskFormat = "auto",
-    batch: Batch = None,
-    workers: Workers = None,
-    device: Device = "auto",
-    plain: Plain = False,
-    precision: Precision = "fp32",
-    tile: Tiled = False,
-    tile_size: TileSize = None,
-    skip_bad: SkipBad = False,
-    overwrite: Overwrite = False,
-    h5: PixelsInH5 = False,
-    no_gallery: NoGallery = False,
+    size: shared.Size = None,
+    image_format: shared.ImageFormat = "png",
+    quality: shared.Quality = None,
+    instances: shared.Instances = None,
+    no_edges: shared.NoEdges = False,
+    mask_format: shared.MaskFormat = "auto",
+    batch: shared.Batch = None,
+    workers: shared.Workers = None,
+    device: shared.Device = "auto",
+    plain: shared.Plain = False,
+    precision: shared.Precision = "fp32",
+    tile: shared.Tiled = False,
+    tile_size: shared.TileSize = None,
+    skip_bad: shared.SkipBad = False,
+    overwrite: shared.Overwrite = False,
+    h5: shared.PixelsInH5 = False,
+    no_gallery: shared.NoGallery = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
