@@ -147,14 +147,14 @@ def _encoder_problems(record: Record, encoder: Record) -> list[str]:
     return problems
 
 
-def check_encoder(record: Record, is_there: bool) -> None:
+def check_encoder(record: Record, has_encoder: bool) -> None:
     """Refuse to encode without an encoder."""
     if not record.card.architecture.has_encoder:
         raise UserError(
             f"weights {record.card.name!r} have no image encoder (latent = {record.card.architecture.latent!r})",
             hint='styles need weights trained with latent = "encoder", such as the shipped facades weights',
         )
-    if not is_there:
+    if not has_encoder:
         raise UserError(
             f"{encoder_file(record.path)}: the image encoder is missing beside {record.path}",
             hint=f"make both again: {record.rebuild}",
