@@ -75,8 +75,8 @@ def main() -> None:
 
         forms["numba"] = with_numba
     if native.available():
-        packed = native.pack_filter(weight, 4)
-        forms["C++"] = lambda: native.convolve(x, rows, row, 1, LEAK, packed, bias, None)
+        packed, modulation = native.pack(weight.flatten(1).T), native.Modulation(rows, row, 1, LEAK)
+        forms["C++"] = lambda: native.convolve(x, packed, bias, modulation)
 
     expected, base = modulated(*(t.double() if t.is_floating_point() else t for t in (x, rows, row, weight, bias))), 0.0
     print(f"{args.threads} threads, torch {torch.__version__}, kernels {native.build()}")

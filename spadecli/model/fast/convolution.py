@@ -12,7 +12,6 @@ from ..generator import LEAK
 from . import native
 
 VALUES_AT_ONCE = 1 << 20  # of a feature map, modulated at a time: they stay in the cache
-WIDE = 1024 * 512  # channels in times out, past which Winograd's larger tiles would take too much memory
 
 
 @dataclass(frozen=True)
@@ -45,23 +44,14 @@ class StartLinear:
 
 
 class ModulatedConv:
-    """conv(leaky(up(x)·scale + shift)) + residual, 3x3.
+    """conv(leaky(up(x)·scale + shift)) + residual, 3x3."""
 
-    ``tiles``: by Winograd's filtering where there are kernels, for an eighth more to three times more memory.
-    """
-
-    def __init__(self, conv: nn.Conv2d, how: How, tiles: bool = True) -> None:
+    def __init__(self, conv: nn.Conv2d, how: How) -> None:
         weight = conv.weight.detach()
         bias = conv.bias.detach() if conv.bias is not None else weight.new_zeros(len(weight))
         self.bias = bias.to(how.device, how.dtype, copy=True)
-        self.use_kernels, self.tiles = how.use_kernels, tiles
-        if not self.use_kernels:
-            self.weight = _for_torch(weight, how)
-        elif tiles:
-            # F(4x4,3x3) has four times the weights for a quarter of the products, F(2x2,3x3) 1.8 times for 0.44
-            self.weight = native.pack_filter(weight, 4 if weight.shape[0] * weight.shape[1] <= WIDE else 2)
-        else:
-            self.weight = native.pack(weight.permute(2, 3, 1, 0).flatten(0, 2))
+        self.use_kernels = how.use_kernels
+        self.weight = native.pack(weight.flatten(1).T) if self.use_kernels else _for_torch(weight, how)
 
     def __call__(
         self, x: Tensor, rows: Tensor, row: Tensor, upsample: bool, residual: Tensor | None, reuse: bool = False
@@ -70,13 +60,10 @@ class ModulatedConv:
 
         residual [M·S,O,..] is upsampled where it is smaller. ``reuse``: its memory may be written to.
         """
-        if self.use_kernels and self.tiles:
-            return native.convolve(x, rows, row, 2 if upsample else 1, LEAK, self.weight, self.bias, residual, reuse)
-        x = modulate(x, rows, row, upsample, LEAK)
         if self.use_kernels:
-            out = native.convolve_by_taps(x, self.weight, self.bias)
-        else:
-            out = F.conv2d(x, self.weight, self.bias, padding=1)
+            modulation = native.Modulation(rows, row, 2 if upsample else 1, LEAK)
+            return native.convolve(x, self.weight, self.bias, modulation, residual, reuse)
+        out = F.conv2d(modulate(x, rows, row, upsample, LEAK), self.weight, self.bias, padding=1)
         if residual is None:
             return out
         if residual.shape != out.shape:

@@ -28,12 +28,12 @@ def why_not_fast(generator: Generator) -> str:
 class FastBlock:
     """A residual block on channels-last maps: tables first, then feature maps."""
 
-    def __init__(self, block: SPADEBlock, num_classes: int, how: How, tiles: bool) -> None:
+    def __init__(self, block: SPADEBlock, num_classes: int, how: How) -> None:
         norms = {"0": block.norm_0, "1": block.norm_1, "s": block.norm_s}
         self.tables = {
             n: ModulationTable(norm, num_classes, how) for n, norm in norms.items() if isinstance(norm, SPADE)
         }
-        self.conv_0, self.conv_1 = ModulatedConv(block.conv_0, how, tiles), ModulatedConv(block.conv_1, how, tiles)
+        self.conv_0, self.conv_1 = ModulatedConv(block.conv_0, how), ModulatedConv(block.conv_1, how)
         self.conv_s = ModulatedShortcut(block.conv_s, how) if block.conv_s is not None else None
 
     def rows(self, found: Windows) -> dict[str, Tensor]:
@@ -83,8 +83,7 @@ class FastGenerator:
         self.blocks = []
         for i, block in enumerate(generator.blocks):
             assert isinstance(block, SPADEBlock)
-            # tiles of the first, smallest map would save little time for the most memory
-            self.blocks.append(FastBlock(block, num_classes, self.how, tiles=i > 0))
+            self.blocks.append(FastBlock(block, num_classes, self.how))
             generator.blocks[i] = nn.Identity()
 
     def windows(self, codes: Ints, tile: Tile | None = None) -> list[Windows]:

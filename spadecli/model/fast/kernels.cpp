@@ -8,6 +8,8 @@
 #include <cstring>
 #include <vector>
 
+extern "C" int omp_get_thread_num();
+
 #if defined(__AVX512F__)
 constexpr int VL = 16, MR = 14;
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -40,13 +42,16 @@ template <class F> static inline void over_channels(int64_t C, F f) {
 
 // ---- products -------------------------------------------------------------------------------------------------
 
-// acc += rows of A (R pointers, K values each) times K x P of a packed panel
-template <int R> static inline void multiply(const float* const* a, int64_t K, const float* b, vec acc[][NV]) {
+// C (R rows, whole panels wide) = rows of A (R pointers, K values each) times K x P of a packed panel; or added to C
+template <int R>
+static void multiply(const float* const* a, int64_t K, const float* b, float* c, int64_t c_stride, bool add) {
     vec s[R][NV];
     const float* p[R];
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
         p[r] = a[r];
-        for (int v = 0; v < NV; v++) s[r][v] = acc[r][v];
+        s[r][0] = add ? load<vec>(c + r * c_stride) : vec{};
+        s[r][1] = add ? load<vec>(c + r * c_stride + VL) : vec{};
     }
     for (int64_t k = 0; k < K; k++, b += P) {
         vec b0 = load<vec>(b), b1 = load<vec>(b + VL);
@@ -56,11 +61,14 @@ template <int R> static inline void multiply(const float* const* a, int64_t K, c
             s[r][1] += p[r][k] * b1;
         }
     }
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < NV; v++) acc[r][v] = s[r][v];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+        store(c + r * c_stride, s[r][0]);
+        store(c + r * c_stride + VL, s[r][1]);
+    }
 }
 
-typedef void (*Multiply)(const float* const*, int64_t, const float*, vec[][NV]);
+typedef void (*Multiply)(const float* const*, int64_t, const float*, float*, int64_t, bool);
 template <int R> struct Fill {
     static void run(Multiply* t) {
         t[R] = multiply<R>;
@@ -75,29 +83,26 @@ static const struct Table {
     Table() { Fill<MR>::run(of); }
 } TABLE;
 
-static inline void put(float* c, const vec s[NV], int64_t columns) {
-    if (columns >= P) {
-        for (int v = 0; v < NV; v++) store(c + v * VL, s[v]);
-    } else {
-        std::memcpy(c, s, columns * sizeof(float));
-    }
-}
-
-// C[rows, columns of one panel] = A[rows, K] x panel, A and C with row strides
+// C[rows, columns of one panel] = A[rows, K] x panel, or added to C, which then has P columns. A and C have row strides.
 static void panel_product(const float* a, int64_t a_stride, int64_t rows, int64_t K, const float* panel, float* c,
-                          int64_t c_stride, int64_t columns) {
+                          int64_t c_stride, int64_t columns, bool add = false) {
     int64_t blocks = (rows + MR - 1) / MR;
     for (int64_t i = 0; i < blocks; i++) {
         int64_t first = rows * i / blocks, n = rows * (i + 1) / blocks - first;
         const float* p[MR];
-        vec s[MR][NV] = {};
         for (int64_t r = 0; r < n; r++) {
             p[r] = a + (first + r) * a_stride;
             // rows are too short for the hardware to see the next ones coming
             for (int64_t k = 0; k < K && i + 1 < blocks; k += 16) __builtin_prefetch(p[r] + n * a_stride + k);
         }
-        TABLE.of[n](p, K, panel, s);
-        for (int64_t r = 0; r < n; r++) put(c + (first + r) * c_stride, s[r], columns);
+        if (columns >= P) {
+            TABLE.of[n](p, K, panel, c + first * c_stride, c_stride, add);
+        } else {
+            alignas(64) float some[MR * P];
+            TABLE.of[n](p, K, panel, some, P, false);
+            for (int64_t r = 0; r < n; r++)
+                std::memcpy(c + (first + r) * c_stride, some + r * P, columns * sizeof(float));
+        }
     }
 }
 
@@ -231,29 +236,27 @@ extern "C" void spade_hidden(const int32_t* codes, int64_t n, int taps, const fl
 }
 
 // rows [n5,N] = bias + sum over taps of hidden[windows[:,tap]] x packed[tap], packed panels of [taps*K, N].
-// scratch: taps * (n3+1) * P floats for each panel in work, `at_once` of them; none where each row is multiplied whole.
-extern "C" void spade_rows(const float* hidden, int64_t n3, const int32_t* windows, int64_t n5, int taps, int64_t K,
+// hidden is [height,K]; scratch: taps * height * P floats for each panel in work, `at_once` of them; none where each row is multiplied whole.
+extern "C" void spade_rows(const float* hidden, int64_t height, const int32_t* windows, int64_t n5, int taps, int64_t K,
                            const float* packed, const float* bias, int64_t N, float* rows, float* scratch,
                            int64_t at_once, int threads) {
-    int64_t panels = (N + P - 1) / P, height = n3 + 1, blocks = (n5 + 255) / 256;
+    int64_t panels = (N + P - 1) / P, blocks = (n5 + 255) / 256;
     if (!scratch) {
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
         for (int64_t j = 0; j < panels; j++)
             for (int64_t block = 0; block < blocks; block++)
                 for (int64_t first = block * 256, end = std::min(n5, first + 256); first < end; first += MR) {
                     int64_t n = std::min<int64_t>(MR, end - first);
-                    vec s[MR][NV] = {};
+                    alignas(64) float sums[MR * P];
                     for (int t = 0; t < taps; t++) {
                         const float* p[MR];
                         for (int64_t r = 0; r < n; r++) p[r] = hidden + windows[(first + r) * taps + t] * K;
-                        TABLE.of[n](p, K, packed + (j * taps + t) * K * P, s);
+                        TABLE.of[n](p, K, packed + (j * taps + t) * K * P, sums, P, t > 0);
                     }
                     int64_t columns = std::min<int64_t>(P, N - j * P);
-                    for (int64_t r = 0; r < n; r++) {
-                        float* out = rows + (first + r) * N + j * P;
-                        put(out, s[r], columns);
-                        for (int64_t c = 0; c < columns; c++) out[c] += bias[j * P + c];
-                    }
+                    for (int64_t r = 0; r < n; r++)
+                        for (int64_t c = 0; c < columns; c++)
+                            rows[(first + r) * N + j * P + c] = sums[r * P + c] + bias[j * P + c];
                 }
         return;
     }
@@ -278,7 +281,11 @@ extern "C" void spade_rows(const float* hidden, int64_t n3, const int32_t* windo
                         const float* from = scratch + ((j * taps + t) * height + windows[i * taps + t]) * P;
                         for (int v = 0; v < NV; v++) s[v] += load<vec>(from + v * VL);
                     }
-                    put(rows + i * N + (base + j) * P, s, columns);
+                    float* to = rows + i * N + (base + j) * P;
+                    if (columns == P)
+                        for (int v = 0; v < NV; v++) store(to + v * VL, s[v]);
+                    else
+                        std::memcpy(to, s, columns * sizeof(float));
                 }
             }
     }
@@ -340,169 +347,155 @@ extern "C" void spade_shortcut(const float* x, int64_t N, int64_t h, int64_t w, 
     }
 }
 
-// Winograd's minimal filtering F(m x m, 3x3) (Lavin and Gray, CVPR 2016), m = 2 and 4.
-// For m = 4 the points are 0, ±1/√2, ±√2 and infinity: about half the rounding error of 0, ±1, ±2.
-template <int m> struct Filter;
-template <> struct Filter<2> {
-    template <class T> static inline void input(const T* d, int s, T* o, int t) {
-        T a = d[0], b = d[s], c = d[2 * s], e = d[3 * s];
-        o[0] = a - c, o[t] = b + c, o[2 * t] = c - b, o[3 * t] = b - e;
-    }
-    template <class T> static inline void output(const T* i, int s, T* o, int t) {
-        o[0] = i[0] + i[s] + i[2 * s];
-        o[t] = i[s] - i[2 * s] - i[3 * s];
-    }
-    template <class T> static void weight(const T* g, int s, T* o, int t) {
-        T a = g[0], b = g[s], c = g[2 * s];
-        o[0] = a, o[t] = (a + b + c) * 0.5, o[2 * t] = (a - b + c) * 0.5, o[3 * t] = c;
-    }
-};
-constexpr double R2 = 1.41421356237309504880;
-template <> struct Filter<4> {
-    template <class T> static inline void input(const T* d, int s, T* o, int t) {
-        constexpr float r = R2, q = R2 / 2;
-        T a = d[0], b = d[s], c = d[2 * s], e = d[3 * s], f = d[4 * s], g = d[5 * s];
-        T near = f - 2.0f * c, far = f - 0.5f * c;
-        T odd_near = q * e - r * b, odd_far = r * e - q * b;
-        o[0] = a - 2.5f * c + f;
-        o[t] = near + odd_near, o[2 * t] = near - odd_near;
-        o[3 * t] = far + odd_far, o[4 * t] = far - odd_far;
-        o[5 * t] = b - 2.5f * e + g;
-    }
-    template <class T> static inline void output(const T* i, int s, T* o, int t) {
-        constexpr float r = R2, q = R2 / 2, q3 = R2 / 4, r3 = 2 * R2;
-        T near = i[s] + i[2 * s], far = i[3 * s] + i[4 * s], dnear = i[s] - i[2 * s], dfar = i[3 * s] - i[4 * s];
-        o[0] = i[0] + near + far;
-        o[t] = q * dnear + r * dfar;
-        o[2 * t] = 0.5f * near + 2.0f * far;
-        o[3 * t] = q3 * dnear + r3 * dfar + i[5 * s];
-    }
-    template <class T> static void weight(const T* g, int s, T* o, int t) {
-        T a = g[0], b = g[s], c = g[2 * s];
-        o[0] = a;
-        // 1 / prod(p - q) over the other finite points: 2p²(p²-2) = -3/2 at ±1/√2, 2p²(p²-1/2) = 6 at ±√2
-        T near = (a + c * 0.5) * (-2 / 3.0), odd_near = b * (-R2 / 3), far = (a + c * 2.0) * (1 / 6.0);
-        T odd_far = b * (R2 / 6);
-        o[t] = near + odd_near, o[2 * t] = near - odd_near;
-        o[3 * t] = far + odd_far, o[4 * t] = far - odd_far;
-        o[5 * t] = c;
-    }
-};
+// ---- 3x3 convolutions -----------------------------------------------------------------------------------------
+//
+// Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, CVPR 2016): 36 products for 16 outputs instead of 144.
+// Its points are 0, ±1/√2, ±√2 and infinity: about half the rounding error of 0, ±1, ±2.
 
-typedef double wide __attribute__((vector_size(VL * 4)));  // weights are transformed in float64
+constexpr int TILE = 4, SIDE = TILE + 2, POINTS = SIDE * SIDE;
+constexpr float R2 = 1.41421356237309504880f;
 
-template <int m>
-static void filter_weight(const float* weight, int64_t O, int64_t C, float* packed, int threads) {
-    constexpr int n = m + 2, points = n * n, lanes = VL / 2;
-    constexpr int64_t block = 16;  // input channels read at a time, one after the other in memory
-    int64_t panels = (O + P - 1) / P, blocks = (C + block - 1) / block;
-#pragma omp parallel for collapse(2) num_threads(threads)
-    for (int64_t j = 0; j < panels; j++)
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t first = b * block, some = std::min(block, C - first);
-            float read[P][block * 9] = {};
-            for (int64_t i = 0; i < std::min<int64_t>(P, O - j * P); i++)
-                std::memcpy(read[i], weight + ((j * P + i) * C + first) * 9, some * 9 * sizeof(float));
-            for (int64_t c = 0; c < some; c++)
-                for (int64_t i = 0; i < P; i += lanes) {
-                    wide g[9], half[n * 3], u[points];
-                    for (int t = 0; t < 9; t++)
-                        for (int l = 0; l < lanes; l++) g[t][l] = read[i + l][c * 9 + t];
-                    for (int x = 0; x < 3; x++) Filter<m>::weight(g + x, 3, half + x, 3);
-                    for (int y = 0; y < n; y++) Filter<m>::weight(half + y * 3, 1, u + y * n, 1);
-                    for (int p = 0; p < points; p++)
-                        for (int l = 0; l < lanes; l++)
-                            packed[((p * panels + j) * C + first + c) * P + i + l] = (float)u[p][l];
-                }
-        }
+// along one axis: 6 inputs, strides s and t
+template <class T> static inline void input_points(const T* d, int s, T* o, int t) {
+    T a = d[0], b = d[s], c = d[2 * s], e = d[3 * s], f = d[4 * s], g = d[5 * s];
+    T near = f - 2.0f * c, far = f - 0.5f * c;
+    T odd_near = R2 / 2 * e - R2 * b, odd_far = R2 * e - R2 / 2 * b;
+    o[0] = a - 2.5f * c + f;
+    o[t] = near + odd_near, o[2 * t] = near - odd_near;
+    o[3 * t] = far + odd_far, o[4 * t] = far - odd_far;
+    o[5 * t] = b - 2.5f * e + g;
 }
 
-// weight [O,C,3,3] -> panels [(m+2)², ceil(O/P), C, P]
-extern "C" void spade_filter_weight(const float* weight, int64_t O, int64_t C, int m, float* packed, int threads) {
-    (m == 4 ? filter_weight<4> : filter_weight<2>)(weight, O, C, packed, threads);
+// along one axis: 6 points to 4 outputs. Each point's divisor, the product of its distances from the others, is taken
+// here and not in the weights, where it would be one more rounding
+template <class T> static inline void output_values(const T* i, int s, T* o, int t) {
+    T near = i[s] + i[2 * s], far = i[3 * s] + i[4 * s], dnear = i[s] - i[2 * s], dfar = i[3 * s] - i[4 * s];
+    constexpr float n = -2 / 3.0f, f = 1 / 6.0f;
+    o[0] = i[0] + n * near + f * far;
+    o[t] = n * R2 / 2 * dnear + f * R2 * dfar;
+    o[2 * t] = n / 2 * near + f * 2 * far;
+    o[3 * t] = n * R2 / 4 * dnear + f * R2 * 2 * dfar + i[5 * s];
+}
+
+// along one axis: 3 weights to 6 points
+template <class T> static inline void weight_points(const T* g, int s, T* o, int t) {
+    T a = g[0], b = g[s], c = g[2 * s], near = a + c * 0.5f, far = a + c * 2.0f;
+    o[0] = a;
+    o[t] = near + b * (R2 / 2), o[2 * t] = near - b * (R2 / 2);
+    o[3 * t] = far + b * R2, o[4 * t] = far - b * R2;
+    o[5 * t] = c;
 }
 
 struct Conv {
     const float* x;  // [N,h,w,C]
     int64_t N, h, w, C;
     int up;
-    const float* rows;  // [n5,2C]
+    const float* rows;  // [n5,2C], or null: x is convolved as it is
     const int32_t* row;  // [N/samples,H,W]
     int64_t samples;
     float leak;
-    const float *packed, *bias;
-    int64_t O;
+    const float *packed, *bias;  // panels of [C·9,O] or [9·C,O], as the strides say, in rows of a panel
+    int64_t tap_stride, channel_stride, O;
     const float* residual;  // [N,H/residual_up,W/residual_up,O] or null; may be out itself
     int residual_up;
     float* out;  // [N,H,W,O]
+
+    int64_t H() const { return h * up; }
+    int64_t W() const { return w * up; }
+    int64_t across() const { return (W() + TILE - 1) / TILE; }
+    int64_t down() const { return (H() + TILE - 1) / TILE; }
+    int64_t panels() const { return (O + P - 1) / P; }
 };
+
+// Input channels c0..c0+n of a panel of weights -> U[p][n][P], with U_stride(n) from point to point
+static int64_t U_stride(int64_t channels) { return channels * P + PAD; }
+static void transform_weight(const Conv& a, int64_t panel, int64_t c0, int64_t n, float* U) {
+    constexpr int64_t AHEAD = 16;  // channels; the weights come from far away
+    const float* weight = a.packed + panel * 9 * a.C * P;
+    for (int64_t c = 0; c < n; c++)
+        for (int v = 0; v < NV; v++) {
+            vec g[9], half[SIDE * 3], u[POINTS];
+            for (int t = 0; t < 9; t++) {
+                const float* at = weight + ((c0 + c) * a.channel_stride + t * a.tap_stride) * P + v * VL;
+                __builtin_prefetch(at + AHEAD * a.channel_stride * P, 0, 2);
+                g[t] = load<vec>(at);
+            }
+            for (int x = 0; x < 3; x++) weight_points(g + x, 3, half + x, 3);
+            for (int y = 0; y < SIDE; y++) weight_points(half + y * 3, 1, u + y * SIDE, 1);
+            for (int p = 0; p < POINTS; p++) store(U + p * U_stride(n) + c * P + v * VL, u[p]);
+        }
+}
 
 constexpr int64_t CB = 4 * VL;  // channels that are transformed at a time
 
-// One row of tiles of sample n, channels c0..c1: modulated pixels, then V[p][tile][C]
-template <int m>
-static void transform_input(const Conv& a, int64_t n, int64_t ty, int64_t c0, int64_t c1, float* V, int64_t tiles,
-                            int64_t first, float* lines) {
-    constexpr int k = m + 2;
-    int64_t H = a.h * a.up, W = a.w * a.up, across = (W + m - 1) / m, C = c1 - c0, width = across * m + 2;
-    const int32_t* map = a.row + n / a.samples * H * W;
-    for (int i = 0; i < k; i++) {
-        int64_t y = ty * m + i - 1;
-        float* line = lines + i * width * CB;
-        if (y < 0 || y >= H) {
-            std::fill(line, line + width * CB, 0.0f);
-            continue;
+// Tiles tx0..tx1 of tile row ty of sample n, all channels: modulated pixels, then V[p][tile][C].
+// line_room: SIDE * ((tx1 - tx0) * TILE + 2) * CB floats
+static void transform_input(const Conv& a, int64_t n, int64_t ty, int64_t tx0, int64_t tx1, float* V, int64_t V_stride,
+                            float* line_room) {
+    int64_t H = a.H(), W = a.W(), width = (tx1 - tx0) * TILE + 2, left = tx0 * TILE - 1;
+    int64_t from = std::max<int64_t>(0, -left), to = std::min(width, W - left);  // what lies in the map
+    const int32_t* map = a.rows ? a.row + n / a.samples * H * W : nullptr;
+    for (int64_t c0 = 0; c0 < a.C; c0 += CB) {
+        int64_t C = std::min(CB, a.C - c0);
+        for (int i = 0; i < SIDE; i++) {
+            int64_t y = ty * TILE + i - 1;
+            float* line = line_room + i * width * CB;
+            if (y < 0 || y >= H) {
+                std::fill(line, line + width * CB, 0.0f);
+                continue;
+            }
+            std::fill(line, line + from * CB, 0.0f);
+            std::fill(line + to * CB, line + width * CB, 0.0f);
+            const float* source = a.x + (n * a.h + y / a.up) * a.w * a.C + c0;
+            for (int64_t x = from; x < to; x++) {
+                const float* pixel = source + (left + x) / a.up * a.C;
+                if (map)
+                    modulate(pixel, a.rows + (int64_t)map[y * W + left + x] * 2 * a.C + c0, a.C, C, a.leak,
+                             line + x * CB);
+                else
+                    std::memcpy(line + x * CB, pixel, C * sizeof(float));
+            }
         }
-        std::fill(line, line + CB, 0.0f);
-        std::fill(line + (W + 1) * CB, line + width * CB, 0.0f);
-        const float* source = a.x + (n * a.h + y / a.up) * a.w * a.C + c0;
-        for (int64_t x = 0; x < W; x++)
-            modulate(source + x / a.up * a.C, a.rows + (int64_t)map[y * W + x] * 2 * a.C + c0, a.C, C, a.leak,
-                     line + (x + 1) * CB);
-    }
-    for (int64_t tx = 0; tx < across; tx++) {
-        float* to = V + (first + tx) * (a.C + PAD) + c0;
-        over_channels(C, [&](int64_t c, auto one) {
-            using T = decltype(one);
-            T d[k], half[k * k], full[k];
-            for (int x = 0; x < k; x++) {
-                for (int y = 0; y < k; y++) d[y] = load<T>(lines + (y * width + tx * m + x) * CB + c);
-                Filter<m>::input(d, 1, half + x, k);
-            }
-            for (int y = 0; y < k; y++) {
-                Filter<m>::input(half + y * k, 1, full, 1);
-                for (int x = 0; x < k; x++) store(to + (y * k + x) * (tiles * (a.C + PAD) + PAD) + c, full[x]);
-            }
-        });
+        for (int64_t tile = 0; tile < tx1 - tx0; tile++)
+            over_channels(C, [&](int64_t c, auto one) {
+                using T = decltype(one);
+                T d[SIDE], half[POINTS], full[SIDE];
+                for (int x = 0; x < SIDE; x++) {
+                    for (int y = 0; y < SIDE; y++) d[y] = load<T>(line_room + (y * width + tile * TILE + x) * CB + c);
+                    input_points(d, 1, half + x, SIDE);
+                }
+                for (int y = 0; y < SIDE; y++) {
+                    input_points(half + y * SIDE, 1, full, 1);
+                    for (int x = 0; x < SIDE; x++)
+                        store(V + (y * SIDE + x) * V_stride + tile * (a.C + PAD) + c0 + c, full[x]);
+                }
+            });
     }
 }
 
-// One row of tiles: M[p][tile][O] to pixels, bias and residual added
-template <int m>
-static void transform_output(const Conv& a, int64_t n, int64_t ty, const float* M, int64_t tiles, int64_t first) {
-    constexpr int k = m + 2;
-    int64_t H = a.h * a.up, W = a.w * a.up, across = (W + m - 1) / m;
-    int64_t rh = H / a.residual_up, rw = W / a.residual_up;
-    for (int64_t tx = 0; tx < across; tx++) {
-        int64_t ny = std::min<int64_t>(m, H - ty * m), nx = std::min<int64_t>(m, W - tx * m);
-        const float* from = M + (first + tx) * (a.O + PAD);
-        over_channels(a.O, [&](int64_t c, auto one) {
+// Tiles tx0..tx1 of tile row ty of sample n, one panel: M[p][tile][P] to pixels, bias and residual added
+static void transform_output(const Conv& a, int64_t n, int64_t ty, int64_t tx0, int64_t tx1, int64_t panel,
+                             const float* M, int64_t M_stride) {
+    int64_t H = a.H(), W = a.W(), rh = H / a.residual_up, rw = W / a.residual_up, o = panel * P;
+    for (int64_t tx = tx0; tx < tx1; tx++, M += P) {
+        int64_t ny = std::min<int64_t>(TILE, H - ty * TILE), nx = std::min<int64_t>(TILE, W - tx * TILE);
+        over_channels(std::min<int64_t>(P, a.O - o), [&](int64_t c, auto one) {
             using T = decltype(one);
-            T in[k], half[m * k], full[m];
-            for (int x = 0; x < k; x++) {
-                for (int y = 0; y < k; y++) in[y] = load<T>(from + (y * k + x) * (tiles * (a.O + PAD) + PAD) + c);
-                Filter<m>::output(in, 1, half + x, k);
+            T in[SIDE], half[TILE * SIDE], full[TILE];
+            for (int x = 0; x < SIDE; x++) {
+                for (int y = 0; y < SIDE; y++) in[y] = load<T>(M + (y * SIDE + x) * M_stride + c);
+                output_values(in, 1, half + x, SIDE);
             }
-            T bias = load<T>(a.bias + c);
+            T bias = load<T>(a.bias + o + c);
             for (int y = 0; y < ny; y++) {
-                Filter<m>::output(half + y * k, 1, full, 1);
-                int64_t Y = ty * m + y;
-                float* to = a.out + ((n * H + Y) * W + tx * m) * a.O + c;
+                output_values(half + y * SIDE, 1, full, 1);
+                int64_t Y = ty * TILE + y;
+                float* to = a.out + ((n * H + Y) * W + tx * TILE) * a.O + o + c;
                 for (int x = 0; x < nx; x++) {
                     T v = full[x] + bias;
                     if (a.residual)
                         v += load<T>(a.residual +
-                                     ((n * rh + Y / a.residual_up) * rw + (tx * m + x) / a.residual_up) * a.O + c);
+                                     ((n * rh + Y / a.residual_up) * rw + (tx * TILE + x) / a.residual_up) * a.O + o + c);
                     store(to + x * a.O, v);
                 }
             }
@@ -510,50 +503,100 @@ static void transform_output(const Conv& a, int64_t n, int64_t ty, const float* 
     }
 }
 
-static int64_t tile_row_floats(int64_t W, int64_t C, int64_t O, int m) {
-    return (m + 2) * (m + 2) * ((W + m - 1) / m * (C + O + 2 * PAD) + 2 * PAD);
+// How the work is cut, and the working memory in floats that it takes: shared, and of each thread.
+//
+// Small weights: they are transformed once, then each thread takes tiles through all steps.
+// Large weights: all threads transform the input of some tile rows, then each takes panels of them, and transforms
+// the panel's weights some channels at a time, so that they stay in its cache; they would be four times as large.
+struct Plan {
+    bool small;
+    int64_t tiles;  // a thread's, or those of a chunk of tile rows
+    int64_t parts;  // of a tile row
+    int64_t rows;  // tile rows in a chunk
+    int64_t V, M, U, lines;
+
+    explicit Plan(const Conv& a) {
+        int64_t weights = a.C * a.panels() * P;
+        small = weights <= (a.N * a.across() * a.down() < MANY_TILES ? TINY : SMALL);
+        parts = small ? std::max<int64_t>(1, (a.across() * a.C * POINTS + V_ROOM - 1) / V_ROOM) : 1;
+        parts = std::min(parts, a.across());
+        rows = small ? 1 : std::max<int64_t>(1, std::min(TILES / a.across(), a.N * a.down()));
+        tiles = small ? (a.across() + parts - 1) / parts : rows * a.across();
+        V = POINTS * V_stride(a), M = POINTS * M_stride();
+        U = POINTS * (small ? a.panels() * U_stride(a.C) : U_stride(std::min(a.C, CHANNELS)));
+        lines = SIDE * ((small ? tiles : a.across()) * TILE + 2) * CB;
+    }
+    int64_t V_stride(const Conv& a) const { return tiles * (a.C + PAD) + PAD; }
+    int64_t M_stride() const { return tiles * P + PAD; }
+    int64_t shared() const { return small ? U : V; }
+    int64_t own() const { return small ? V + M + lines : M + U + lines; }
+
+    // TINY: transformed weights stay in a thread's cache; those of SMALL are worth being read again for many tiles
+    static constexpr int64_t TINY = 1 << 12, SMALL = 1 << 16, MANY_TILES = 256, V_ROOM = 1 << 17, TILES = 64, CHANNELS = 128;
+};
+
+// Floats of working memory that spade_conv takes.
+extern "C" int64_t spade_conv_scratch(const Conv* a, int threads) {
+    Plan plan(*a);
+    return plan.shared() + threads * plan.own();
 }
 
-template <int m> static void conv(const Conv& a, float* scratch, int64_t room, int threads) {
-    constexpr int k = m + 2, points = k * k;
-    int64_t H = a.h * a.up, W = a.w * a.up, across = (W + m - 1) / m, down = (H + m - 1) / m;
-    int64_t tile_rows = a.N * down, panels = (a.O + P - 1) / P, channel_blocks = (a.C + CB - 1) / CB;
-    int64_t at_once = std::max<int64_t>(1, room / tile_row_floats(W, a.C, a.O, m));
-    int64_t chunks = (tile_rows + at_once - 1) / at_once;
-    // a thread takes all panels of a point, whose tiles it has in its cache, where there are points enough
-    int64_t parts = std::min<int64_t>(panels, (threads * 8 + points - 1) / points);
+static void conv_small(const Conv& a, const Plan& plan, float* U, float* own_room, int threads) {
+    int64_t panels = a.panels(), across = a.across(), down = a.down(), tasks = a.N * down * plan.parts;
+    int64_t V_stride = plan.V_stride(a), M_stride = plan.M_stride();
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> lines(k * (across * m + 2) * CB);
-        for (int64_t chunk = 0; chunk < chunks; chunk++) {
-            int64_t begin = tile_rows * chunk / chunks, end = tile_rows * (chunk + 1) / chunks;
-            int64_t tiles = (end - begin) * across;
-            int64_t v_stride = tiles * (a.C + PAD) + PAD, m_stride = tiles * (a.O + PAD) + PAD;
-            float *V = scratch, *M = scratch + points * v_stride;
-#pragma omp for collapse(2) schedule(dynamic)
-            for (int64_t i = begin; i < end; i++)
-                for (int64_t b = 0; b < channel_blocks; b++)
-                    transform_input<m>(a, i / down, i % down, b * CB, std::min(a.C, (b + 1) * CB), V, tiles,
-                                       (i - begin) * across, lines.data());
-#pragma omp for collapse(2) schedule(dynamic)
-            for (int64_t p = 0; p < points; p++)
-                for (int64_t part = 0; part < parts; part++)
-                    for (int64_t j = panels * part / parts; j < panels * (part + 1) / parts; j++)
-                        panel_product(V + p * v_stride, a.C + PAD, tiles, a.C, a.packed + (p * panels + j) * a.C * P,
-                                      M + p * m_stride + j * P, a.O + PAD, std::min<int64_t>(P, a.O - j * P));
+        float *V = own_room + omp_get_thread_num() * plan.own(), *M = V + plan.V, *lines = M + plan.M;
+#pragma omp for
+        for (int64_t j = 0; j < panels; j++)
+            transform_weight(a, j, 0, a.C, U + j * POINTS * U_stride(a.C));
 #pragma omp for schedule(dynamic)
-            for (int64_t i = begin; i < end; i++)
-                transform_output<m>(a, i / down, i % down, M, tiles, (i - begin) * across);
+        for (int64_t task = 0; task < tasks; task++) {
+            int64_t i = task / plan.parts, part = task % plan.parts;
+            int64_t tx0 = across * part / plan.parts, tx1 = across * (part + 1) / plan.parts;
+            transform_input(a, i / down, i % down, tx0, tx1, V, V_stride, lines);
+            for (int64_t j = 0; j < panels; j++) {
+                for (int64_t p = 0; p < POINTS; p++)
+                    panel_product(V + p * V_stride, a.C + PAD, tx1 - tx0, a.C, U + (j * POINTS + p) * U_stride(a.C),
+                                  M + p * M_stride, P, P, false);
+                transform_output(a, i / down, i % down, tx0, tx1, j, M, M_stride);
+            }
         }
     }
 }
 
-// Floats of scratch with which a row of tiles fits.
-extern "C" int64_t spade_conv_scratch(int64_t W, int64_t C, int64_t O, int m) { return tile_row_floats(W, C, O, m); }
+static void conv_large(const Conv& a, const Plan& plan, float* V, float* own_room, int threads) {
+    int64_t panels = a.panels(), across = a.across(), down = a.down(), tile_rows = a.N * down;
+    int64_t V_stride = plan.V_stride(a), M_stride = plan.M_stride();
+#pragma omp parallel num_threads(threads)
+    {
+        float *M = own_room + omp_get_thread_num() * plan.own(), *U = M + plan.M, *lines = U + plan.U;
+        for (int64_t begin = 0; begin < tile_rows; begin += plan.rows) {
+            int64_t end = std::min(tile_rows, begin + plan.rows), tiles = (end - begin) * across;
+#pragma omp for schedule(dynamic)
+            for (int64_t i = begin; i < end; i++)
+                transform_input(a, i / down, i % down, 0, across, V + (i - begin) * across * (a.C + PAD), V_stride,
+                                lines);
+#pragma omp for schedule(dynamic)
+            for (int64_t j = 0; j < panels; j++) {
+                for (int64_t c0 = 0; c0 < a.C; c0 += plan.CHANNELS) {
+                    int64_t n = std::min(plan.CHANNELS, a.C - c0);
+                    transform_weight(a, j, c0, n, U);
+                    for (int64_t p = 0; p < POINTS; p++)
+                        panel_product(V + p * V_stride + c0, a.C + PAD, tiles, n, U + p * U_stride(n), M + p * M_stride, P,
+                                      P, c0 > 0);
+                }
+                for (int64_t i = begin; i < end; i++)
+                    transform_output(a, i / down, i % down, 0, across, j, M + (i - begin) * across * P, M_stride);
+            }
+        }
+    }
+}
 
 // 3x3 convolution of leaky(up(x) * scale + shift), bias and residual added.
-extern "C" void spade_conv(const Conv* a, int m, float* scratch, int64_t room, int threads) {
-    (m == 4 ? conv<4> : conv<2>)(*a, scratch, room, threads);
+extern "C" void spade_conv(const Conv* a, float* scratch, int threads) {
+    Plan plan(*a);
+    (plan.small ? conv_small : conv_large)(*a, plan, scratch, scratch + plan.shared(), threads);
 }
 
 // 3x3 convolution of leaky(x) to few channels, channels first: x [N,h,w,C] -> out [N,O,h,w], 9·O <= P.

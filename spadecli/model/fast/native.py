@@ -1,6 +1,6 @@
 """The kernels of kernels.cpp, where they were compiled at installation; else the package computes with torch alone.
 
-Why a small C++ file with a plain C interface: on two cores (AVX-512) it renders COCO-Stuff settings at 7.0 times the
+Why a small C++ file with a plain C interface: on two cores (AVX-512) it renders COCO-Stuff settings at 9 times the
 speed of the plain form, where the same formulation in torch's own operations reaches 3.4 (tests/bench/bench_render.py
 coco). It needs no header of Python or torch, so it compiles in seconds, one build serves every version of both, and an
 installation without a compiler just goes on without it. A compiler at run time (torch.compile) or one more dependency
@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -23,12 +24,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 BUILDS = {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}  # by what torch finds of the machine, best first
 SCRATCH = 1 << 21  # floats that a convolution works in at a time, so that they stay in the cache
 TABLE_SCRATCH = 1 << 23  # floats of products of one panel, at most
-FEW_WINDOWS = 0.7  # windows per window of windows up to which products per tap are cheaper
 
 Ints = NDArray[np.int32]
 
@@ -81,49 +80,38 @@ def pack(weight: Tensor) -> Tensor:
     """A matrix [K,N] as the kernels read it: panels [ceil(N/P), K, P]."""
     weight, panel = weight.detach().float().contiguous(), _kernels().spade_panel()
     K, N = weight.shape
-    packed = torch.empty(-(-N // panel), K, panel)
+    packed = _memory_for(-(-N // panel), K, panel)
     _kernels().spade_pack(_at(weight), *_sizes(K, N), _at(packed), torch.get_num_threads())
     return packed
 
 
-def pack_filter(weight: Tensor, m: int) -> Tensor:
-    """A convolution's weight [O,C,3,3], transformed for output tiles of m x m pixels and packed."""
-    weight, panel = weight.detach().float().contiguous(), _kernels().spade_panel()
-    outputs, C = weight.shape[:2]
-    packed = torch.empty((m + 2) ** 2, -(-outputs // panel), C, panel)
-    _kernels().spade_filter_weight(_at(weight), *_sizes(outputs, C), m, _at(packed), torch.get_num_threads())
-    return packed
-
-
-def table(
-    codes: Tensor,
-    windows: Tensor,
-    planes: Tensor,
-    bias: Tensor,
-    has_edges: bool,
-    packed: Tensor,
-    bias_rows: Tensor,
-) -> Tensor:
-    """The rows of a SPADE layer, [rows, 2·C]: see :class:`.tables.ModulationTable`."""
+def hidden(codes: Tensor, planes: Tensor, bias: Tensor, has_edges: bool) -> Tensor:
+    """The hidden activation of each window codes [n,k²], after a row of zeros for what is outside: [n + 1, hidden]."""
     n, taps = codes.shape
-    hidden, threads, N = bias.shape[0], torch.get_num_threads(), bias_rows.shape[0]
-    activations = torch.empty(n + 1, hidden)
+    out = torch.empty(n + 1, len(bias))
     _kernels().spade_hidden(
         _at(codes), *_sizes(n), taps, _at(planes), *_sizes(planes.shape[1]), int(has_edges), _at(bias),
-        *_sizes(hidden), _at(activations), threads,
+        *_sizes(len(bias)), _at(out), torch.get_num_threads(),
     )  # fmt: skip
-    rows = torch.empty(len(windows), N)
-    panel_floats = taps * (n + 1) * packed.shape[2]
-    scratch, at_once = None, 0
-    if n < FEW_WINDOWS * len(windows) and panel_floats <= TABLE_SCRATCH:
+    return out
+
+
+def rows(hidden: Tensor, windows: Tensor, packed: Tensor, bias: Tensor, by_taps: bool) -> Tensor:
+    """Sums over the taps of hidden[windows] times the tap's part of a packed matrix [k²·K,N], plus bias: [rows, N].
+
+    hidden [n,K], windows int32 [rows,k²]. ``by_taps``: all of hidden is multiplied with each tap, then added up.
+    """
+    (n, K), (count, taps), N, threads = hidden.shape, windows.shape, len(bias), torch.get_num_threads()
+    out, scratch, at_once = torch.empty(count, N), None, 0
+    panel_floats = taps * n * packed.shape[2]
+    if by_taps and panel_floats <= TABLE_SCRATCH:
         at_once = min(len(packed), max(threads, SCRATCH // 2 // panel_floats))
         scratch = _scratch(at_once * panel_floats)
     _kernels().spade_rows(
-        _at(activations), *_sizes(n), _at(windows), *_sizes(len(windows)), taps, *_sizes(hidden),
-        _at(packed), _at(bias_rows), *_sizes(N), _at(rows), _at(scratch) if scratch is not None else None,
-        *_sizes(at_once), threads,
+        _at(hidden), *_sizes(n), _at(windows), *_sizes(count), taps, *_sizes(K), _at(packed), _at(bias), *_sizes(N),
+        _at(out), _at(scratch) if scratch is not None else None, *_sizes(at_once), threads,
     )  # fmt: skip
-    return rows
+    return out
 
 
 def shortcut(x: Tensor, rows: Tensor, row: Tensor, up: int, packed: Tensor, channels: int) -> Tensor:
@@ -135,6 +123,16 @@ def shortcut(x: Tensor, rows: Tensor, row: Tensor, up: int, packed: Tensor, chan
         *_sizes(channels), _at(out), torch.get_num_threads(),
     )  # fmt: skip
     return out
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """up(x)·scale + shift and a leaky ReLU: rows [rows,2·C], row int32 [M,H,W]; ``up`` 1 or 2."""
+
+    rows: Tensor
+    row: Tensor
+    up: int
+    leak: float
 
 
 class _Conv(ctypes.Structure):
@@ -150,7 +148,7 @@ class _Conv(ctypes.Structure):
         ("leak", ctypes.c_float),
         ("packed", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
-        ("O", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("tap_stride", "channel_stride", "O")),
         ("residual", ctypes.c_void_p),
         ("residual_up", ctypes.c_int),
         ("out", ctypes.c_void_p),
@@ -159,56 +157,39 @@ class _Conv(ctypes.Structure):
 
 def convolve(
     x: Tensor,
-    rows: Tensor,
-    row: Tensor,
-    up: int,
-    leak: float,
     packed: Tensor,
     bias: Tensor,
-    residual: Tensor | None,
+    modulation: Modulation | None = None,
+    residual: Tensor | None = None,
     reuse: bool = False,
+    by_taps: bool = False,
 ) -> Tensor:
-    """3x3 convolution of leaky(up(x)·scale + shift), bias and residual (upsampled to fit) added.
+    """3x3 convolution, of leaky(up(x)·scale + shift) where there is a modulation; bias and residual added.
 
-    x [N,C,h,w] channels-last -> [N,O,h·up,w·up]; ``reuse``: into the residual's own memory.
+    x [N,C,h,w] channels-last -> [N,O,H,W]; packed [C·9,O], or ``by_taps`` [9·C,O]. The residual is upsampled to fit;
+    ``reuse``: its own memory takes the result.
     """
-    N, C, h, w = x.shape
-    outputs, m, W = len(bias), {16: 2, 36: 4}[packed.shape[0]], w * up
-    out = residual if reuse and residual is not None else _feature_map(N, outputs, h * up, W)
-    residual_up = 1 if residual is None else W // residual.shape[3]
-    room = max(SCRATCH, _kernels().spade_conv_scratch(*_sizes(W, C, outputs), m))
-    conv = _Conv(
-        x.data_ptr(), N, h, w, C, up, rows.data_ptr(), row.data_ptr(), N // len(row), leak, packed.data_ptr(),
-        bias.data_ptr(), outputs, residual.data_ptr() if residual is not None else None, residual_up, out.data_ptr(),
-    )  # fmt: skip
-    _kernels().spade_conv(ctypes.byref(conv), m, _at(_scratch(room)), *_sizes(room), torch.get_num_threads())
+    (N, C, h, w), outputs = x.shape, len(bias)
+    up = modulation.up if modulation else 1
+    out = residual if reuse and residual is not None else _feature_map(N, outputs, h * up, w * up)
+    residual_up = 1 if residual is None else w * up // residual.shape[3]
+    conv = _Conv(x.data_ptr(), N, h, w, C, up)
+    if modulation:
+        conv.rows, conv.row = modulation.rows.data_ptr(), modulation.row.data_ptr()
+        conv.samples, conv.leak = N // len(modulation.row), modulation.leak
+    conv.packed, conv.bias, conv.O = packed.data_ptr(), bias.data_ptr(), outputs
+    conv.tap_stride, conv.channel_stride = (C, 1) if by_taps else (1, 9)
+    conv.residual, conv.residual_up = residual.data_ptr() if residual is not None else None, residual_up
+    conv.out = out.data_ptr()
+    threads = torch.get_num_threads()
+    scratch = _scratch(_kernels().spade_conv_scratch(ctypes.byref(conv), threads))
+    _kernels().spade_conv(ctypes.byref(conv), _at(scratch), threads)
     return out
 
 
 def linear(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
     """x [N,K] times a packed matrix [K,O], plus bias: [N,O]."""
-    N, K = x.shape
-    rows, out = F.pad(x, (0, 0, 1, 0)), torch.empty(N, len(bias))
-    which = torch.arange(1, N + 1, dtype=torch.int32)
-    _kernels().spade_rows(
-        _at(rows), *_sizes(N), _at(which), *_sizes(N), 1, *_sizes(K), _at(packed), _at(bias), *_sizes(len(bias)),
-        _at(out), None, *_sizes(0), torch.get_num_threads(),
-    )  # fmt: skip
-    return out
-
-
-def convolve_by_taps(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
-    """3x3 convolution of x [N,C,h,w] channels-last, weight [9·C,O] packed tap by tap: one product a pixel and tap."""
-    N, C, h, w = x.shape
-    pixels = F.pad(torch.arange(1, N * h * w + 1, dtype=torch.int32).view(N, h, w), (1, 1, 1, 1))
-    taps = torch.stack([pixels[:, y : y + h, x : x + w] for y in range(3) for x in range(3)], 3).contiguous()
-    values = F.pad(x.permute(0, 2, 3, 1).reshape(-1, C), (0, 0, 1, 0))
-    out = _feature_map(N, len(bias), h, w)
-    _kernels().spade_rows(
-        _at(values), *_sizes(N * h * w), _at(taps), *_sizes(N * h * w), 9, *_sizes(C), _at(packed), _at(bias),
-        *_sizes(len(bias)), _at(out), None, *_sizes(0), torch.get_num_threads(),
-    )  # fmt: skip
-    return out
+    return rows(x, torch.arange(len(x), dtype=torch.int32)[:, None], packed, bias, False)
 
 
 def image(x: Tensor, leak: float, packed: Tensor, bias: Tensor) -> Tensor:
@@ -223,7 +204,12 @@ def image(x: Tensor, leak: float, packed: Tensor, bias: Tensor) -> Tensor:
 
 
 def _feature_map(N: int, C: int, h: int, w: int) -> Tensor:
-    return torch.empty(N, h, w, C).permute(0, 3, 1, 2)
+    return _memory_for(N, h, w, C).permute(0, 3, 1, 2)
+
+
+def _memory_for(*shape: int) -> Tensor:
+    """By NumPy, which asks the system for large pages."""
+    return torch.from_numpy(np.empty(shape, np.float32))
 
 
 class _Memory(threading.local):
@@ -236,7 +222,7 @@ _memory = _Memory()
 def _scratch(floats: int) -> Tensor:
     """Working memory of this thread, kept: fresh memory costs as much as the work done in it."""
     if _memory.scratch.numel() < floats:
-        _memory.scratch = torch.empty(floats)
+        _memory.scratch = _memory_for(floats)
     return _memory.scratch
 
 

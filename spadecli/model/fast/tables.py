@@ -13,6 +13,7 @@ from .convolution import How
 from .windows import Windows
 
 COLUMNS_AT_ONCE = 1 << 22  # floats of tap products that are in memory at a time
+FILTERED, FILTERING = 36 / 16, 108  # products a pixel of Winograd's filtering, and those that its weights cost
 FEW_WINDOWS = 0.7  # windows per window of windows up to which products per tap are cheaper
 
 
@@ -42,16 +43,33 @@ class ModulationTable:
 
     def __call__(self, found: Windows) -> Tensor:
         """Scale, then shift, of each distinct window of windows: [rows, 2·C]."""
+        few = len(found.codes) <= FEW_WINDOWS * len(found.windows)
         if self.use_kernels:
-            return native.table(
-                found.codes, found.windows, self.planes, self.bias, self.has_edges, self.weight, self.bias_rows
-            )
+            hidden = native.hidden(found.codes, self.planes, self.bias, self.has_edges)
+            if self._filtering_is_cheaper(found):
+                return self._by_filtering(hidden, found)
+            return native.rows(hidden, found.windows, self.weight, self.bias_rows, few)
         hidden = self._hidden(found)
         if found.every:
             return self._by_pixels(hidden, found)
-        if len(found.codes) > FEW_WINDOWS * len(found.windows):
-            return self._by_windows(hidden, found)
-        return self._by_taps(hidden, found)
+        return self._by_taps(hidden, found) if few else self._by_windows(hidden, found)
+
+    def _filtering_is_cheaper(self, found: Windows) -> bool:
+        """Whether Winograd's filtering at every pixel has fewer products than the distinct windows have."""
+        pixels, distinct = found.row.numel(), min(len(found.codes), len(found.windows))
+        return self.taps == 9 and pixels * FILTERED + FILTERING < distinct * self.taps
+
+    def _by_filtering(self, hidden: Tensor, found: Windows) -> Tensor:
+        masks, height, width = found.row.shape
+        if found.every:
+            maps = hidden[1:].view(masks, height, width, self.hidden)
+        else:
+            centre = found.windows[:, self.taps // 2].contiguous()
+            maps = hidden.index_select(0, centre.index_select(0, found.row.flatten())).view(masks, height, width, -1)
+        maps = maps.permute(0, 3, 1, 2)
+        rows = native.convolve(maps, self.weight, self.bias_rows, by_taps=True).permute(0, 2, 3, 1)
+        rows = rows.reshape(-1, 2 * self.channels)
+        return rows if found.every else rows.index_select(0, found.pixel)
 
     def _hidden(self, found: Windows) -> Tensor:
         """The hidden activation of each distinct window, after a row of zeros for what is outside: [n + 1, hidden]."""

@@ -7,6 +7,7 @@ Real maps hold few distinct ones. One pass per resolution serves every SPADE lay
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -36,6 +37,15 @@ class Windows:
     windows: Tensor
     row: Tensor
     every: bool = False
+
+    @cached_property
+    def pixel(self) -> Tensor:
+        """A pixel, the same one each time, that each of the windows of windows is around: [rows], in flat order."""
+        flat = self.row.flatten()
+        number = torch.arange(len(flat) - 1, -1, -1)
+        return torch.zeros(len(self.windows), dtype=torch.int64).scatter_reduce_(
+            0, flat.flip(0).long(), number, "amin", include_self=False
+        )
 
     def to(self, device: torch.device) -> Windows:
         """The same on another device; from pinned memory the copy overlaps with what runs there."""

@@ -67,9 +67,21 @@ def semantic(channels, edges, has_edges) -> SemanticMap:
     return SemanticMap(torch.from_numpy(channels).long(), planes, CLASSES)
 
 
+def latents(generator: Generator, num: int) -> torch.Tensor | None:
+    random = torch.Generator().manual_seed(1)
+    return torch.randn(num, generator.arch.z_dim, generator=random) if generator.arch.uses_z else None
+
+
+@torch.inference_mode()
+def in_float64(generator: Generator, channels, edges, has_edges, samples) -> torch.Tensor:
+    z = latents(generator, len(channels) * samples)
+    exact = copy.deepcopy(generator).double()
+    return exact(semantic(channels, edges, has_edges), z.double() if z is not None else None)
+
+
 @torch.inference_mode()
 def both(generator: Generator, channels, edges, has_edges=True, samples=1, **options) -> tuple[torch.Tensor, ...]:
-    z = torch.randn(len(channels) * samples, generator.arch.z_dim) if generator.arch.uses_z else None
+    z = latents(generator, len(channels) * samples)
     expected = generator(semantic(channels, edges, has_edges), z)
     fast = FastGenerator(copy.deepcopy(generator), CLASSES, **options)
     return expected, fast(map_codes(channels, edges if has_edges else None), z)
@@ -102,8 +114,13 @@ def test_it_equals_the_plain_form_on_every_kind_of_mask(kernels, kind, num, samp
 def test_it_equals_the_plain_form_for_every_architecture(kernels, options, edges):
     generator = plain(edges, **options)
     samples = 2 if generator.arch.uses_z else 1
-    expected, found = both(generator, *masks("drawn", 1, generator.arch.size), edges, samples)
-    assert (found - expected).abs().max() < 5e-5
+    drawn = masks("drawn", 1, generator.arch.size)
+    expected, found = both(generator, *drawn, edges, samples)
+    exact = in_float64(generator, *drawn, edges, samples)
+    # some of these random networks turn the plain form's own rounding into as much
+    own = (expected - exact).abs().max()
+    assert (found - exact).abs().max() < max(3e-5, 3 * own)
+    assert own < 5e-5
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 64), (160, 224)])
