@@ -599,33 +599,34 @@ extern "C" void spade_conv(const Conv* a, float* scratch, int threads) {
     (plan.small ? conv_small : conv_large)(*a, plan, scratch, scratch + plan.shared(), threads);
 }
 
-// 3x3 convolution of leaky(x) to few channels, channels first: x [N,h,w,C] -> out [N,O,h,w], 9·O <= P.
-// packed: panel of [C, 9·O], tap by tap.
+// 3x3 convolution of leaky(x) to few channels, channels first: x [N,h,w,C] -> out [N,O,h,w].
+// packed: panels of [C, 9·O], tap by tap.
 extern "C" void spade_image(const float* x, int64_t N, int64_t h, int64_t w, int64_t C, float leak, const float* packed,
                             const float* bias, int64_t O, float* out, int threads) {
     constexpr int64_t BAND = 8;
-    int64_t bands = (h + BAND - 1) / BAND;
+    int64_t bands = (h + BAND - 1) / BAND, panels = (9 * O + P - 1) / P, wide = panels * P;
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> line(w * C), products((BAND + 2) * (w + 2) * P);
+        std::vector<float> line(w * C), products((BAND + 2) * (w + 2) * wide);
 #pragma omp for collapse(2) schedule(dynamic)
         for (int64_t n = 0; n < N; n++)
             for (int64_t band = 0; band < bands; band++) {
                 int64_t first = band * BAND, end = std::min(h, first + BAND);
                 for (int64_t y = first - 1; y <= end; y++) {
-                    float* to = &products[(y - first + 1) * (w + 2) * P];
-                    std::fill(to, to + (w + 2) * P, 0.0f);
+                    float* to = &products[(y - first + 1) * (w + 2) * wide];
+                    std::fill(to, to + (w + 2) * wide, 0.0f);
                     if (y < 0 || y >= h) continue;
                     const float* from = x + (n * h + y) * w * C;
                     for (int64_t i = 0; i < w * C; i++) line[i] = leaky(from[i], leak);
-                    panel_product(line.data(), C, w, C, packed, to + P, P, P);
+                    for (int64_t j = 0; j < panels; j++)
+                        panel_product(line.data(), C, w, C, packed + j * C * P, to + wide + j * P, wide, P);
                 }
                 for (int64_t o = 0; o < O; o++)
                     for (int64_t y = first; y < end; y++)
                         for (int64_t xx = 0; xx < w; xx++) {
                             float sum = bias[o];
                             for (int t = 0; t < 9; t++)
-                                sum += products[((y - first + t / 3) * (w + 2) + xx + t % 3) * P + t * O + o];
+                                sum += products[((y - first + t / 3) * (w + 2) + xx + t % 3) * wide + t * O + o];
                             out[((n * O + o) * h + y) * w + xx] = sum;
                         }
             }

@@ -33,8 +33,8 @@ Ints = NDArray[np.int32]
 
 
 def available() -> bool:
-    """Whether there are kernels. SPADE_NATIVE=0 does without."""
-    return os.environ.get("SPADE_NATIVE", "1") != "0" and _library() is not None
+    """Whether there are kernels. SPADE_NATIVE=0 does without, SPADE_NATIVE=v3 or base with older instructions."""
+    return os.environ.get("SPADE_NATIVE") != "0" and _library() is not None
 
 
 def build() -> str:
@@ -47,7 +47,9 @@ def build() -> str:
 @cache
 def _library() -> ctypes.CDLL | None:
     folder = Path(__file__).parent
-    for name in BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("base",)):
+    builds = BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
+    chosen = os.environ.get("SPADE_NATIVE")
+    for name in (chosen,) if chosen in builds else builds:
         for suffix in EXTENSION_SUFFIXES:
             path = folder / f"_kernels_{name}{suffix}"
             if path.is_file():

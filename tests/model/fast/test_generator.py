@@ -36,9 +36,10 @@ def plain(edges=True, seed=0, **options) -> Generator:
     for module in generator.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
-    z = torch.randn(3, generator.arch.z_dim) if generator.arch.uses_z else None
+    # enough maps that no channel's variance is small by chance: rounding would come out many times as large
+    z = torch.randn(12, generator.arch.z_dim) if generator.arch.uses_z else None
     with torch.no_grad():
-        generator(semantic(*masks("drawn", 3, generator.arch.size), edges), z)
+        generator(semantic(*masks("drawn", 12, generator.arch.size), edges), z)
     return generator.eval()
 
 
@@ -117,10 +118,10 @@ def test_it_equals_the_plain_form_for_every_architecture(kernels, options, edges
     drawn = masks("drawn", 1, generator.arch.size)
     expected, found = both(generator, *drawn, edges, samples)
     exact = in_float64(generator, *drawn, edges, samples)
-    # some of these random networks turn the plain form's own rounding into as much
     own = (expected - exact).abs().max()
+    assert own < 2e-5
     assert (found - exact).abs().max() < max(3e-5, 3 * own)
-    assert own < 5e-5
+    assert (found - expected).abs().max() < 5e-5
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 64), (160, 224)])

@@ -1,5 +1,8 @@
 """The kernels alone, against torch in float64."""
 
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -16,6 +19,7 @@ from spadecli.model.generator import Generator
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no kernels were compiled")
 
+FACADES = ROOT / "weights" / "facades.safetensors"
 # N, C, O, h, w, up: both ways to cut the work (by tiles; by panels, weights transformed piece by piece), more tile
 # rows than fit at a time, widths that are cut in parts, and sizes that no tile, panel or vector divides
 SHAPES = [
@@ -87,6 +91,33 @@ def test_the_convolution_gives_the_same_bits_in_any_batch_and_in_place(shape):
         torch.set_num_threads(threads)
 
 
+IMAGE = """
+import sys
+from pathlib import Path
+import numpy as np
+from spadecli.backends.torch_backend import TorchBackend
+from spadecli.model.fast import native
+mask = (np.arange(256 * 256) // 997 % 12).astype(np.uint8).reshape(1, 256, 256)
+with TorchBackend(Path(sys.argv[1]), "cpu", sys.argv[2]) as backend:
+    np.save(sys.argv[3], backend.run(mask, None, np.ones((1, 64), np.float32)))
+print(native.build())
+"""
+
+
+@pytest.mark.parametrize("build", ["v4", "v3", "base"])
+def test_every_instruction_set_makes_the_same_image(build, tmp_path):
+    """They differ in the lengths of their vectors and panels, and a machine loads one of them."""
+    images = {}
+    for form in ("plain", "fast"):
+        line = [sys.executable, "-c", IMAGE, str(FACADES), form, str(tmp_path / f"{form}.npy")]
+        env = {**os.environ, "SPADE_NATIVE": build, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(line, check=True, capture_output=True, text=True, env=env)
+        images[form] = np.load(tmp_path / f"{form}.npy")
+    if done.stdout.strip() != build:
+        pytest.skip(f"{build} is not for this machine")
+    assert np.abs(images["fast"] - images["plain"]).max() < 5e-5
+
+
 def test_the_fast_form_holds_its_weights_once():
     """Winograd's weights are four times as large: they are made where they are used, not kept."""
     arch = Architecture(size=(64, 64), ngf=32, hidden=32, z_dim=8, latent="encoder")
@@ -108,8 +139,8 @@ def test_no_mask_is_slower_than_in_the_plain_form(kind):
         mask[:, 128:] = 1
     elif kind == "coarse noise":
         mask = mask[:, ::2, ::2].repeat(2, 1).repeat(2, 2)
-    path, z = ROOT / "weights" / "facades.safetensors", np.zeros((1, 64), np.float32)
-    with TorchBackend(path, "cpu", "plain") as plain, TorchBackend(path, "cpu", "fast") as fast:
+    z = np.zeros((1, 64), np.float32)
+    with TorchBackend(FACADES, "cpu", "plain") as plain, TorchBackend(FACADES, "cpu", "fast") as fast:
         took = {plain: [], fast: []}
         for _ in range(5):
             for backend, seconds in took.items():
