@@ -22,6 +22,7 @@ from ..model.semantic import SemanticMap
 from ..model.tiling import TILE, Tile, find_tiles, why_not_tiled
 from ..model.weights import load_weights
 from .base import Form, Precision, TileSize, check_photos, check_run
+from .cuda_graphs import Recorded
 
 
 def pick_device(device: str) -> torch.device:
@@ -73,6 +74,8 @@ class TorchBackend:
             self._generator = generator.to(self._device)
             if self._device.type == "cuda" and precision == "bf16":  # the layout of tensor cores
                 self._generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        cuda_plain = self._device.type == "cuda" and self.form == "plain"
+        self.recorded = Recorded(self._plain) if cuda_plain else None
         self._encoder = encoder.to(self._device) if encoder is not None else None
         self._channel_of = self.card.labels.code_to_channel.astype(np.int32)
 
@@ -117,14 +120,25 @@ class TorchBackend:
         assert isinstance(generator, Generator)
         planes = torch.from_numpy(edges).to(self._device) if edges is not None else None
         on_device = torch.from_numpy(channels).to(self._device).long()
+        if self.tile is None:
+            return _on_host((self._plain if self.recorded is None else self.recorded)(on_device, planes, z))
         semantic = SemanticMap(on_device, planes, self.card.labels.num_classes)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            if self.tile is None:
-                return _on_host(generator(semantic, z))
+        with self._autocast():
             start = generator.start(semantic, z)
             out = np.empty((len(start), 3, *semantic.size), np.float32)
             self._fill(out, partial(generator.from_start, start, semantic))
         return out
+
+    def _plain(self, channels: Tensor, edges: Tensor | None, z: Tensor | None) -> Tensor:
+        assert isinstance(self._generator, Generator)
+        with self._autocast():
+            images: Tensor = self._generator(SemanticMap(channels, edges, self.card.labels.num_classes), z)
+        return images
+
+    def _autocast(self) -> torch.autocast:
+        # each weight is used once: casts kept for another use would only outlive a recording
+        enabled = self.precision == "bf16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
     def _fill(self, images: NDArray[np.float32], compute: Callable[[Tile], Tensor]) -> None:
         """Images float32 [N,3,H,W], tile by tile: nothing of the network is larger than a tile but its start."""
@@ -151,7 +165,7 @@ class TorchBackend:
 
     def close(self) -> None:
         """Free the device's memory."""
-        self._generator = self._encoder = None
+        self._generator = self._encoder = self.recorded = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -568,27 +568,32 @@ static void conv_small(const Conv& a, const Plan& plan, float* U, float* own_roo
 static void conv_large(const Conv& a, const Plan& plan, float* V, float* own_room, int threads) {
     int64_t panels = a.panels(), across = a.across(), down = a.down(), tile_rows = a.N * down;
     int64_t V_stride = plan.V_stride(a), M_stride = plan.M_stride();
+    int64_t groups = std::max<int64_t>(1, threads / panels);  // tile rows are shared out where panels are few
 #pragma omp parallel num_threads(threads)
     {
         float *M = own_room + omp_get_thread_num() * plan.own(), *U = M + plan.M, *lines = U + plan.U;
         for (int64_t begin = 0; begin < tile_rows; begin += plan.rows) {
-            int64_t end = std::min(tile_rows, begin + plan.rows), tiles = (end - begin) * across;
+            int64_t end = std::min(tile_rows, begin + plan.rows);
 #pragma omp for schedule(dynamic)
             for (int64_t i = begin; i < end; i++)
                 transform_input(a, i / down, i % down, 0, across, V + (i - begin) * across * (a.C + PAD), V_stride,
                                 lines);
-#pragma omp for schedule(dynamic)
-            for (int64_t j = 0; j < panels; j++) {
-                for (int64_t c0 = 0; c0 < a.C; c0 += plan.CHANNELS) {
-                    int64_t n = std::min(plan.CHANNELS, a.C - c0);
-                    transform_weight(a, j, c0, n, U);
-                    for (int64_t p = 0; p < POINTS; p++)
-                        panel_product(V + p * V_stride + c0, a.C + PAD, tiles, n, U + p * U_stride(n), M + p * M_stride, P,
-                                      P, c0 > 0);
+#pragma omp for collapse(2) schedule(dynamic)
+            for (int64_t j = 0; j < panels; j++)
+                for (int64_t group = 0; group < groups; group++) {
+                    int64_t first = begin + (end - begin) * group / groups;
+                    int64_t last = begin + (end - begin) * (group + 1) / groups, tiles = (last - first) * across;
+                    const float* own = V + (first - begin) * across * (a.C + PAD);
+                    for (int64_t c0 = 0; c0 < a.C && tiles; c0 += plan.CHANNELS) {
+                        int64_t n = std::min(plan.CHANNELS, a.C - c0);
+                        transform_weight(a, j, c0, n, U);
+                        for (int64_t p = 0; p < POINTS; p++)
+                            panel_product(own + p * V_stride + c0, a.C + PAD, tiles, n, U + p * U_stride(n),
+                                          M + p * M_stride, P, P, c0 > 0);
+                    }
+                    for (int64_t i = first; i < last; i++)
+                        transform_output(a, i / down, i % down, 0, across, j, M + (i - first) * across * P, M_stride);
                 }
-                for (int64_t i = begin; i < end; i++)
-                    transform_output(a, i / down, i % down, 0, across, j, M + (i - begin) * across * P, M_stride);
-            }
         }
     }
 }

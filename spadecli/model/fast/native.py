@@ -5,8 +5,8 @@ speed of the plain form, where the same formulation in torch's own operations re
 coco). It needs no header of Python or torch, so it compiles in seconds, one build serves every version of both, and an
 installation without a compiler just goes on without it. A compiler at run time (torch.compile) or one more dependency
 that pins NumPy (numba) would be asked of every user. The same source is built for each instruction set (see setup.py)
-and the one that fits this machine is loaded. It runs in torch's own
-OpenMP threads, as many as ``torch.get_num_threads()``.
+and the one that fits this machine is loaded. It runs in torch's own OpenMP threads, as many as
+``torch.get_num_threads()``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BUILDS = {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}  # by what torch finds of the machine, best first
-SCRATCH = 1 << 21  # floats that a convolution works in at a time, so that they stay in the cache
-TABLE_SCRATCH = 1 << 23  # floats of products of one panel, at most
+SCRATCH = 1 << 20  # floats of products that are made before they are added up, so that they stay in the cache
+MOST_SCRATCH = 1 << 23  # for one panel
 
 Ints = NDArray[np.int32]
 
@@ -106,8 +106,8 @@ def rows(hidden: Tensor, windows: Tensor, packed: Tensor, bias: Tensor, by_taps:
     (n, K), (count, taps), N, threads = hidden.shape, windows.shape, len(bias), torch.get_num_threads()
     out, scratch, at_once = torch.empty(count, N), None, 0
     panel_floats = taps * n * packed.shape[2]
-    if by_taps and panel_floats <= TABLE_SCRATCH:
-        at_once = min(len(packed), max(threads, SCRATCH // 2 // panel_floats))
+    if by_taps and panel_floats <= MOST_SCRATCH:
+        at_once = min(len(packed), max(threads, SCRATCH // panel_floats))
         scratch = _scratch(at_once * panel_floats)
     _kernels().spade_rows(
         _at(hidden), *_sizes(n), _at(windows), *_sizes(count), taps, *_sizes(K), _at(packed), _at(bias), *_sizes(N),

@@ -22,7 +22,8 @@ class ModulationTable:
 
     The first convolution of one-hot planes is a sum of one row of weights a tap (two at an edge). The second is
     linear in the hidden rows: their products with each tap are made once per distinct window, and the k² of each
-    window of windows added up.
+    window of windows added up. Where windows repeat so seldom that it is less work, a convolution by Winograd's
+    filtering is computed at every pixel instead: in the smallest maps, and in noise.
     """
 
     def __init__(self, layer: SPADE, num_classes: int, how: How) -> None:

@@ -79,7 +79,7 @@ def test_the_convolution_gives_the_same_bits_in_any_batch_and_in_place(shape):
     together = native.convolve(x, packed, bias, modulation, residual)
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(3)
+        torch.set_num_threads(7)
         for n in range(4):
             own = F.interpolate(residual[n : n + 1], scale_factor=shape[-1]).contiguous(
                 memory_format=torch.channels_last
