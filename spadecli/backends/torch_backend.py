@@ -46,7 +46,8 @@ def pick_device(device: str) -> torch.device:
 class TorchBackend:
     """See :class:`spadecli.backends.base.Backend`, and :func:`spadecli.backends.base.open_backend` for the options.
 
-    The fast form takes the masks of a batch one by one: an image is the same to the last bit in any batch.
+    The fast form takes the masks of a batch one by one, and where it has its kernels (fp32 on a CPU) an image is the
+    same to the last bit in any batch; torch's own operations round by the number of samples too.
     """
 
     name = "torch"
@@ -94,8 +95,11 @@ class TorchBackend:
         try:
             run = self._run_fast if self.form == "fast" else self._run_plain
             return run(channels, edges, latent)
-        except torch.OutOfMemoryError as e:
-            raise MemoryError(str(e)) from e
+        except RuntimeError as e:
+            # on the CPU torch raises no error of its own for that
+            if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e):
+                raise MemoryError(str(e)) from e
+            raise
 
     def _run_fast(
         self, channels: NDArray[np.int32], edges: NDArray[np.uint8] | None, z: Tensor | None

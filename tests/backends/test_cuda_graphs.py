@@ -54,6 +54,8 @@ def test_large_batches_and_too_many_shapes_are_not_recorded(monkeypatch):
 @pytest.mark.parametrize("options", [{"error": RuntimeError("operation not permitted")}, {"off_by": 0.1}])
 def test_where_recording_fails_calls_stay_ordinary(monkeypatch, options):
     compute, device = recorded(monkeypatch, **options)
+    with pytest.warns(UserWarning, match="CUDA graphs are not used"):
+        compute(torch.ones(2, 3), None)
     for i in range(3):
         assert torch.equal(compute(torch.full((2, 3), 1.0 * i), None), torch.full((2, 3), 2.0 * i))
     assert compute.why_not

@@ -84,13 +84,16 @@ def facade_masks() -> list[Mask]:
 
 
 def noise_masks(classes: int, instances: bool) -> list[Mask]:
-    """Noise all over, in half of the mask, and in squares of two pixels."""
+    """Noise all over, in half of the mask, in squares of 2, 3 and 5 pixels, and in runs along each line."""
     rng = np.random.default_rng(0)
     whole = rng.integers(0, classes, (1, 256, 256), np.uint8)
-    half, coarse = whole.copy(), whole[:, ::2, ::2].repeat(2, 1).repeat(2, 2)
+    half = whole.copy()
     half[:, 128:] = 1
+    coarse = [whole[:, ::n, ::n].repeat(n, 1).repeat(n, 2)[:, :256, :256] for n in (2, 3, 5)]
+    starts = np.where(rng.random(whole.shape) < 0.4, np.arange(256), 0)
+    runs = np.take_along_axis(whole, np.maximum.accumulate(starts, 2), 2)
     edges = rng.integers(0, 2, (1, 256, 256), np.uint8) if instances else None
-    return [(mask, edges) for mask in (whole, half, coarse)]
+    return [(mask, edges) for mask in (whole, half, *coarse, runs)]
 
 
 @torch.no_grad()

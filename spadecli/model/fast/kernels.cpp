@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 extern "C" int omp_get_thread_num();
@@ -201,13 +202,18 @@ static int64_t number_windows(const int32_t* values, int64_t M, int64_t h, int64
     return columns.count;
 }
 
-// codes [M,h,w] -> windows of codes, windows of windows, row at each pixel; counts of both in counts[2]
-extern "C" void spade_windows(const int32_t* codes, int64_t M, int64_t h, int64_t w, int k, int32_t* windows,
+// codes [M,h,w] -> windows of codes, windows of windows, row at each pixel; counts of both in counts[2]. False: no memory
+extern "C" int spade_windows(const int32_t* codes, int64_t M, int64_t h, int64_t w, int k, int32_t* windows,
                               int32_t* windows_of_windows, int32_t* row, int64_t* counts) {
-    std::vector<int32_t> numbers(M * h * w);
-    counts[0] = number_windows(codes, M, h, w, k, numbers.data(), windows);
-    counts[1] = number_windows(numbers.data(), M, h, w, k, row, windows_of_windows);
+    try {
+        std::vector<int32_t> numbers(M * h * w);
+        counts[0] = number_windows(codes, M, h, w, k, numbers.data(), windows);
+        counts[1] = number_windows(numbers.data(), M, h, w, k, row, windows_of_windows);
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
     for (int64_t i = 0; i < M * h * w; i++) row[i]--;
+    return true;
 }
 
 // ---- tables ---------------------------------------------------------------------------------------------------
@@ -305,16 +311,21 @@ static inline void modulate(const float* x, const float* row, int64_t C_all, int
 
 // 1x1 convolution without bias of up(x) * scale + shift. x [N,h,w,C] -> out [N,h*up,w*up,O].
 // Pixels that upsampling made equal and whose row is the same are multiplied once.
+// scratch: spade_shortcut_scratch floats for each thread.
+static int64_t shortcut_room(int64_t C) { return std::max<int64_t>(4 * MR, (1 << 16) / C / MR * MR); }
+extern "C" int64_t spade_shortcut_scratch(int64_t C, int64_t O) {
+    return shortcut_room(C) * (C + PAD + O + 4 * 4);  // two 64-bit integers for each of four pixels
+}
 extern "C" void spade_shortcut(const float* x, int64_t N, int64_t h, int64_t w, int64_t C, int up, const float* rows,
                                const int32_t* row, int64_t samples, const float* packed, int64_t O, float* out,
-                               int threads) {
-    int64_t H = h * up, W = w * up, pixels = N * h * w, panels = (O + P - 1) / P;
-    int64_t room = std::max<int64_t>(4 * MR, (1 << 16) / C / MR * MR);
+                               float* scratch, int threads) {
+    int64_t H = h * up, W = w * up, pixels = N * h * w, panels = (O + P - 1) / P, room = shortcut_room(C);
     int64_t parts = std::min<int64_t>(pixels, threads * 8);
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> in(room * (C + PAD)), product(room * O);
-        std::vector<int64_t> target(room * 4), source(room * 4);
+        int64_t* target = (int64_t*)(scratch + omp_get_thread_num() * spade_shortcut_scratch(C, O));
+        int64_t* source = target + room * 4;
+        float *in = (float*)(source + room * 4), *product = in + room * (C + PAD);
 #pragma omp for schedule(dynamic)
         for (int64_t part = 0; part < parts; part++) {
             int64_t n_in = 0, n_out = 0, end = pixels * (part + 1) / parts;
@@ -336,7 +347,7 @@ extern "C" void spade_shortcut(const float* x, int64_t N, int64_t h, int64_t w, 
                     }
                 if (n_in + 4 > room || i + 1 == end) {
                     for (int64_t j = 0; j < panels; j++)
-                        panel_product(in.data(), C + PAD, n_in, C, packed + j * C * P, &product[j * P], O,
+                        panel_product(in, C + PAD, n_in, C, packed + j * C * P, &product[j * P], O,
                                       std::min<int64_t>(P, O - j * P));
                     for (int64_t k = 0; k < n_out; k++)
                         std::memcpy(out + target[k] * O, &product[source[k] * O], O * sizeof(float));
@@ -605,14 +616,18 @@ extern "C" void spade_conv(const Conv* a, float* scratch, int threads) {
 }
 
 // 3x3 convolution of leaky(x) to few channels, channels first: x [N,h,w,C] -> out [N,O,h,w].
-// packed: panels of [C, 9·O], tap by tap.
+// packed: panels of [C, 9·O], tap by tap. scratch: spade_image_scratch floats for each thread.
+constexpr int64_t BAND = 8;
+static int64_t image_panels(int64_t O) { return (9 * O + P - 1) / P; }
+extern "C" int64_t spade_image_scratch(int64_t w, int64_t C, int64_t O) {
+    return w * C + (BAND + 2) * (w + 2) * image_panels(O) * P;
+}
 extern "C" void spade_image(const float* x, int64_t N, int64_t h, int64_t w, int64_t C, float leak, const float* packed,
-                            const float* bias, int64_t O, float* out, int threads) {
-    constexpr int64_t BAND = 8;
-    int64_t bands = (h + BAND - 1) / BAND, panels = (9 * O + P - 1) / P, wide = panels * P;
+                            const float* bias, int64_t O, float* out, float* scratch, int threads) {
+    int64_t bands = (h + BAND - 1) / BAND, panels = image_panels(O), wide = panels * P;
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<float> line(w * C), products((BAND + 2) * (w + 2) * wide);
+        float *line = scratch + omp_get_thread_num() * spade_image_scratch(w, C, O), *products = line + w * C;
 #pragma omp for collapse(2) schedule(dynamic)
         for (int64_t n = 0; n < N; n++)
             for (int64_t band = 0; band < bands; band++) {
@@ -624,7 +639,7 @@ extern "C" void spade_image(const float* x, int64_t N, int64_t h, int64_t w, int
                     const float* from = x + (n * h + y) * w * C;
                     for (int64_t i = 0; i < w * C; i++) line[i] = leaky(from[i], leak);
                     for (int64_t j = 0; j < panels; j++)
-                        panel_product(line.data(), C, w, C, packed + j * C * P, to + wide + j * P, wide, P);
+                        panel_product(line, C, w, C, packed + j * C * P, to + wide + j * P, wide, P);
                 }
                 for (int64_t o = 0; o < O; o++)
                     for (int64_t y = first; y < end; y++)

@@ -57,7 +57,8 @@ def _library() -> ctypes.CDLL | None:
                     library = ctypes.CDLL(str(path))
                 except OSError:  # built for another machine, or torch here has no GNU OpenMP
                     continue
-                library.spade_conv_scratch.restype = ctypes.c_int64
+                for size in ("conv", "shortcut", "image"):
+                    library[f"spade_{size}_scratch"].restype = ctypes.c_int64
                 return library
     return None
 
@@ -74,7 +75,8 @@ def find_windows(codes: Ints, kernel: int) -> tuple[Ints, Ints, Ints]:
     windows, of_windows = np.empty((count, taps), np.int32), np.empty((count, taps), np.int32)
     row, counts = np.empty(codes.shape, np.int32), np.empty(2, np.int64)
     arrays = (a.ctypes.data_as(ctypes.c_void_p) for a in (windows, of_windows, row, counts))
-    _kernels().spade_windows(codes.ctypes.data_as(ctypes.c_void_p), *_sizes(*codes.shape), kernel, *arrays)
+    if not _kernels().spade_windows(codes.ctypes.data_as(ctypes.c_void_p), *_sizes(*codes.shape), kernel, *arrays):
+        raise MemoryError("no memory to number the windows of a map")
     return windows[: counts[0]].copy(), of_windows[: counts[1]].copy(), row
 
 
@@ -119,10 +121,11 @@ def rows(hidden: Tensor, windows: Tensor, packed: Tensor, bias: Tensor, by_taps:
 def shortcut(x: Tensor, rows: Tensor, row: Tensor, up: int, packed: Tensor, channels: int) -> Tensor:
     """1x1 convolution of up(x)·scale + shift: x [N,C,h,w] channels-last -> [N,channels,h·up,w·up]."""
     N, C, h, w = x.shape
-    out = _feature_map(N, channels, h * up, w * up)
+    out, threads = _feature_map(N, channels, h * up, w * up), torch.get_num_threads()
+    scratch = _scratch(threads * _kernels().spade_shortcut_scratch(*_sizes(C, channels)))
     _kernels().spade_shortcut(
         _at(x), *_sizes(N, h, w, C), up, _at(rows), _at(row), *_sizes(N // len(row)), _at(packed),
-        *_sizes(channels), _at(out), torch.get_num_threads(),
+        *_sizes(channels), _at(out), _at(scratch), threads,
     )  # fmt: skip
     return out
 
@@ -197,10 +200,11 @@ def linear(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
 def image(x: Tensor, leak: float, packed: Tensor, bias: Tensor) -> Tensor:
     """3x3 convolution of leaky(x) to the image's channels: x [N,C,h,w] channels-last -> [N,O,h,w] contiguous."""
     N, C, h, w = x.shape
-    out = torch.empty(N, len(bias), h, w)
+    out, threads = torch.empty(N, len(bias), h, w), torch.get_num_threads()
+    scratch = _scratch(threads * _kernels().spade_image_scratch(*_sizes(w, C, len(bias))))
     _kernels().spade_image(
         _at(x), *_sizes(N, h, w, C), ctypes.c_float(leak), _at(packed), _at(bias), *_sizes(len(bias)), _at(out),
-        torch.get_num_threads(),
+        _at(scratch), threads,
     )  # fmt: skip
     return out
 

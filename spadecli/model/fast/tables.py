@@ -14,6 +14,7 @@ from .windows import Windows
 
 COLUMNS_AT_ONCE = 1 << 22  # floats of tap products that are in memory at a time
 FILTERED, FILTERING = 36 / 16, 108  # products a pixel of Winograd's filtering, and those that its weights cost
+MANY_WINDOWS = 0.6  # windows of windows per pixel from which on torch's convolution of all pixels is cheaper
 FEW_WINDOWS = 0.7  # windows per window of windows up to which products per tap are cheaper
 
 
@@ -51,7 +52,7 @@ class ModulationTable:
                 return self._by_filtering(hidden, found)
             return native.rows(hidden, found.windows, self.weight, self.bias_rows, few)
         hidden = self._hidden(found)
-        if found.every:
+        if len(found.windows) > MANY_WINDOWS * found.row.numel():
             return self._by_pixels(hidden, found)
         return self._by_taps(hidden, found) if few else self._by_windows(hidden, found)
 
@@ -61,15 +62,21 @@ class ModulationTable:
         return self.taps == 9 and pixels * FILTERED + FILTERING < distinct * self.taps
 
     def _by_filtering(self, hidden: Tensor, found: Windows) -> Tensor:
-        masks, height, width = found.row.shape
+        maps = self._at_pixels(hidden, found)
+        return self._of_rows(native.convolve(maps, self.weight, self.bias_rows, by_taps=True), found)
+
+    def _at_pixels(self, hidden: Tensor, found: Windows) -> Tensor:
+        """The hidden activation around each pixel, [M,hidden,h,w] channels-last."""
         if found.every:
-            maps = hidden[1:].view(masks, height, width, self.hidden)
+            at_pixels = hidden[1:]
         else:
             centre = found.windows[:, self.taps // 2].contiguous()
-            maps = hidden.index_select(0, centre.index_select(0, found.row.flatten())).view(masks, height, width, -1)
-        maps = maps.permute(0, 3, 1, 2)
-        rows = native.convolve(maps, self.weight, self.bias_rows, by_taps=True).permute(0, 2, 3, 1)
-        rows = rows.reshape(-1, 2 * self.channels)
+            at_pixels = hidden.index_select(0, centre.index_select(0, found.row.flatten()))
+        return at_pixels.view(*found.row.shape, self.hidden).permute(0, 3, 1, 2)
+
+    def _of_rows(self, maps: Tensor, found: Windows) -> Tensor:
+        """Of maps [M,2·C,h,w] the values of each window of windows: [rows, 2·C]."""
+        rows = maps.permute(0, 2, 3, 1).reshape(-1, 2 * self.channels)
         return rows if found.every else rows.index_select(0, found.pixel)
 
     def _hidden(self, found: Windows) -> Tensor:
@@ -97,12 +104,12 @@ class ModulationTable:
         return torch.cat(parts, 1).add_(self.bias_rows)
 
     def _by_pixels(self, hidden: Tensor, found: Windows) -> Tensor:
-        """The plain convolution, where no window is any other pixel's."""
+        """The plain convolution, where hardly a window is another pixel's."""
         k = round(self.taps**0.5)
-        maps = hidden[1:].view(*found.row.shape, self.hidden).permute(0, 3, 1, 2)
         weight = self.weight.permute(2, 1, 0).reshape(-1, self.hidden, k, k)
-        rows = F.conv2d(maps, weight.contiguous(memory_format=torch.channels_last), self.bias_rows, padding=k // 2)
-        return rows.permute(0, 2, 3, 1).reshape(-1, 2 * self.channels)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        maps = F.conv2d(self._at_pixels(hidden, found), weight, self.bias_rows, padding=k // 2)
+        return self._of_rows(maps, found)
 
     def _by_windows(self, hidden: Tensor, found: Windows) -> Tensor:
         rows = hidden.new_empty(len(found.windows), 2 * self.channels)

@@ -38,7 +38,7 @@ def test_they_give_back_every_window_of_the_map(kernels, kernel, shape, values):
 
 
 def test_each_window_is_held_once(kernels):
-    found = find_windows(np.random.default_rng(0).integers(1, 3, (2, 10, 30), np.int32).repeat(3, 2), 3)
+    found = find_windows(np.random.default_rng(0).integers(1, 3, (2, 10, 30), np.int32).repeat(3, 2).repeat(3, 1), 3)
     assert not found.every
     for table in (found.codes, found.windows):
         assert len(torch.unique(table, dim=0)) == len(table)
