@@ -58,7 +58,8 @@ def test_the_backend_gives_the_same_numbers(tmp_path, form, latent):
     with open_backend(path, form=form) as one, open_backend(path, form=form, tile=64) as many:
         whole, tiled = one.run(labels, edges, z), many.run(labels, edges, z)
     assert 0.02 < whole.std() < 0.95
-    assert np.abs(whole - tiled).max() <= 1e-5
+    # the fast form's convolutions round by where their own tiles of 4x4 pixels lie, and those shift
+    assert np.abs(whole - tiled).max() <= (1e-5 if form == "plain" else 3e-5)
 
 
 def test_what_cannot_be_tiled_says_why(tmp_path):

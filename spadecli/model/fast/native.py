@@ -1,7 +1,7 @@
 """The kernels of kernels.cpp, where they were compiled at installation; else the package computes with torch alone.
 
-Why a small C++ file with a plain C interface: on two cores (AVX-512) it renders COCO-Stuff settings at 9 times the
-speed of the plain form, where the same formulation in torch's own operations reaches 3.4 (tests/bench/bench_render.py
+Why a small C++ file with a plain C interface: on two cores (AVX-512) it renders COCO-Stuff settings at 8.3 times the
+speed of the plain form, where the same formulation in torch's own operations reaches 3.2 (tests/bench/bench_render.py
 coco). It needs no header of Python or torch, so it compiles in seconds, one build serves every version of both, and an
 installation without a compiler just goes on without it. A compiler at run time (torch.compile) or one more dependency
 that pins NumPy (numba) would be asked of every user. The same source is built for each instruction set (see setup.py)
