@@ -127,7 +127,7 @@ class TorchBackend:
         if self.tile is None:
             return _on_host((self._plain if self.recorded is None else self.recorded)(on_device, planes, z))
         semantic = SemanticMap(on_device, planes, self.card.labels.num_classes)
-        with self._autocast():
+        with self._autocast(keep=True):
             start = generator.start(semantic, z)
             out = np.empty((len(start), 3, *semantic.size), np.float32)
             self._fill(out, partial(generator.from_start, start, semantic))
@@ -135,14 +135,14 @@ class TorchBackend:
 
     def _plain(self, channels: Tensor, edges: Tensor | None, z: Tensor | None) -> Tensor:
         assert isinstance(self._generator, Generator)
-        with self._autocast():
+        with self._autocast(keep=False):  # each weight is used once, and a kept cast would outlive a recording
             images: Tensor = self._generator(SemanticMap(channels, edges, self.card.labels.num_classes), z)
         return images
 
-    def _autocast(self) -> torch.autocast:
-        # each weight is used once: casts kept for another use would only outlive a recording
+    def _autocast(self, keep: bool) -> torch.autocast:
+        """``keep`` the weights' casts for the next use in the block: tiles use them again."""
         enabled = self.precision == "bf16"
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled, cache_enabled=keep)
 
     def _fill(self, images: NDArray[np.float32], compute: Callable[[Tile], Tensor]) -> None:
         """Images float32 [N,3,H,W], tile by tile: nothing of the network is larger than a tile but its start."""
