@@ -135,7 +135,10 @@ class Processes:
             raise error
 
     def spread(self, state: Any) -> Any:
-        """Process 0's ``state``, a tree of dicts, lists and tuples with tensors in it, on the CPU elsewhere."""
+        """Process 0's ``state``, a tree of dicts, lists and tuples with tensors in it, on the CPU elsewhere.
+
+        Tensors keep the strides that they have there, but for those with gaps or shared memory, which arrive dense.
+        """
         if self.control is None:
             return state
         tensors: list[Tensor] = []
@@ -144,7 +147,7 @@ class Processes:
         if not self.is_first:
             tensors = _empty_tensors(skeleton)
         for tensor in tensors:
-            dist.broadcast(tensor.detach().cpu() if self.is_first else tensor, 0, self.control)
+            dist.broadcast(_memory(tensor.cpu()), 0, self.control)
         return state if self.is_first else _with_tensors(skeleton, iter(tensors))
 
     def parallel(self, network: nn.Module) -> nn.Module:
@@ -231,14 +234,31 @@ class _Place:
     """Where a tensor stood in a tree, and what it was like."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.shape, self.dtype = tuple(tensor.shape), tensor.dtype
+        self.shape, self.stride, self.dtype = tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+    def empty(self) -> Tensor:
+        """Such a tensor."""
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor without its gradient; a copy where its memory has gaps, or stands for several of its values."""
+    tensor = tensor.detach()
+    # what is made in the likeness of a dense tensor has its strides, and is dense in any case
+    is_dense = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    return tensor if is_dense else tensor.contiguous()
+
+
+def _memory(dense: Tensor) -> Tensor:
+    """The bytes of a tensor as they lie in memory: gloo sends memory, whatever its strides say."""
+    return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8)
 
 
 def _without_tensors(tree: Any, tensors: list[Tensor]) -> Any:
-    """The tree with a _Place for each tensor, which goes to ``tensors``."""
+    """The tree with a _Place for each tensor, which goes to ``tensors``, dense."""
     if isinstance(tree, Tensor):
-        tensors.append(tree)
-        return _Place(tree)
+        tensors.append(_dense(tree))
+        return _Place(tensors[-1])
     if isinstance(tree, Mapping):
         return {key: _without_tensors(value, tensors) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -248,7 +268,7 @@ def _without_tensors(tree: Any, tensors: list[Tensor]) -> Any:
 
 def _empty_tensors(tree: Any) -> list[Tensor]:
     if isinstance(tree, _Place):
-        return [torch.empty(tree.shape, dtype=tree.dtype)]
+        return [tree.empty()]
     values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
     return [tensor for value in values for tensor in _empty_tensors(value)]
 
