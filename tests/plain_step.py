@@ -1,0 +1,249 @@
+"""A training step written out plainly, to compare the trainer's with.
+
+Ordinary losses, two ordinary backward passes, Adam as in its paper, all in float64 and in torch's own memory format;
+nothing of losses.py, and no gradient that is worked out by hand. Only the networks' forward passes are those in use.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spadecli.core.recipe import Recipe
+from spadecli.model.norm import SpectralConv2d
+from spadecli.model.perceptual import squeezenet_layers, vgg19_layers
+from spadecli.model.semantic import SemanticMap
+from spadecli.model.trainer import TERMS, Trainer
+
+EPS_OF_ADAM = 1e-8
+# layers, the five taps, their weights, and the mean and deviation of images in [0,1]
+CLASSIFIERS = {
+    "vgg19": (vgg19_layers, (1, 6, 11, 20, 29), (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), (0.5,) * 3, (0.5,) * 3),
+    "squeezenet": (
+        squeezenet_layers,
+        (1, 4, 7, 10, 12),
+        (0.4 / 12.8, 0.4 / 23.5, 0.4 / 17.3, 0.4 / 9.6, 0.4 / 1.48),
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+    ),
+}
+
+
+class PlainSpectralConv2d(SpectralConv2d):
+    """Weight / (u^T W v) after one step of power iteration, its gradient left to autograd."""
+
+    def effective_weight(self) -> Tensor:
+        rows = self.weight.flatten(1)
+        if self.iterates:
+            with torch.no_grad():
+                v = F.normalize(rows.T @ self.weight_u, dim=0)
+                u = F.normalize(rows @ v, dim=0)
+            self.weight_u, self.weight_v = u, v
+        return self.weight / (self.weight_u @ rows @ self.weight_v)
+
+
+class Adam:
+    """Kingma and Ba (2015), algorithm 1."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], beta1: float, beta2: float) -> None:
+        self.parameters, self.betas, self.steps = dict(parameters), (beta1, beta2), 0
+        self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def step(self, lr: float, max_norm: float) -> float:
+        """Move the parameters, and forget their gradients; returns their norm before it was limited."""
+        gradients = {name: p.grad for name, p in self.parameters.items()}
+        norm = sum(g.square().sum() for g in gradients.values()).sqrt().item()
+        limit = min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0
+        self.steps += 1
+        beta1, beta2 = self.betas
+        for name, parameter in self.parameters.items():
+            gradient = limit * gradients[name]
+            self.first[name] = beta1 * self.first[name] + (1 - beta1) * gradient
+            self.second[name] = beta2 * self.second[name] + (1 - beta2) * gradient**2
+            first = self.first[name] / (1 - beta1**self.steps)
+            second = self.second[name] / (1 - beta2**self.steps)
+            parameter.sub_(lr * first / (second.sqrt() + EPS_OF_ADAM))
+            parameter.grad = None
+        return norm
+
+
+class PlainTraining:
+    """What a trainer does from its present state on."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.recipe = trainer.recipe
+        self.networks = {name: _plain(network) for name, network in trainer.networks().items()}
+        self.generator, self.discriminator = self.networks["generator"], self.networks["discriminator"]
+        self.encoder = self.networks.get("encoder")
+        self.perceptual = _perceptual(self.recipe)
+        betas = self.recipe.train.beta1, self.recipe.train.beta2
+        named = {f"{n}.{k}": p for n, network in self.networks.items() for k, p in network.named_parameters()}
+        of_d = {name: p for name, p in named.items() if name.startswith("discriminator.")}
+        self.adam_d = Adam(of_d, *betas)
+        self.adam_g = Adam({name: p for name, p in named.items() if name not in of_d}, *betas)
+        self.averages = {name: _folded(n) for name, n in self.networks.items() if name != "discriminator"}
+        self.steps = 0
+        self.terms = dict.fromkeys(TERMS, 0.0)
+
+    def step(self, batch: Mapping[str, Tensor], lr_scale: float) -> None:
+        """Both networks learn from the same fakes, made and judged as they were before the step."""
+        train = self.recipe.train
+        size = train.batch // train.accumulate
+        for i in range(train.accumulate):
+            for network in self.networks.values():
+                for layer in network.modules():
+                    if isinstance(layer, PlainSpectralConv2d):
+                        layer.iterates = i == 0
+            self._backward({name: v[i * size : (i + 1) * size] for name, v in batch.items()}, 1 / train.accumulate)
+        self.terms["g_norm"] += self.adam_g.step(train.lr_g * lr_scale, train.max_grad_norm)
+        self.terms["d_norm"] += self.adam_d.step(train.lr_d * lr_scale, train.max_grad_norm)
+
+        self.steps += 1
+        decay = min(train.ema_decay, (1 + self.steps) / (10 + self.steps))
+        for name, average in self.averages.items():
+            for key, value in _folded(self.networks[name]).items():
+                average[key] = decay * average[key] + (1 - decay) * value
+
+    def _backward(self, batch: Mapping[str, Tensor], share: float) -> None:
+        weights = self.recipe.loss
+        photo = batch["photo"].double() / 127.5 - 1
+        eps = batch["eps"].double()
+        semantic = SemanticMap(batch["channels"].long(), batch.get("edges"), self.recipe.labels.num_classes)
+        judge = copy.deepcopy(self.discriminator)  # the generator's loss reaches the weights of this one, if any
+
+        # generator and encoder
+        terms = dict.fromkeys(TERMS[:7], torch.zeros(()))
+        z = eps if self.recipe.model.uses_z else None
+        if self.encoder is not None:
+            mu, logvar = self.encoder(photo)
+            z = mu + (logvar / 2).exp() * eps
+            terms["kl"] = (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).sum(1).mean()
+        fake = self.generator(semantic, z)
+        fakes, reals = judge(semantic, fake, photo)
+        terms["g_hinge"] = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
+        inner = [[f for maps in side for f in maps[:-1]] for side in (fakes, reals)]
+        terms["feature_matching"] = sum((f - r.detach()).abs().mean() for f, r in zip(*inner, strict=True))
+        terms["feature_matching"] = terms["feature_matching"] / len(fakes)
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(fake, photo)
+        if weights.color:
+            terms["color"] = (_squares(fake) - _squares(photo)).abs().mean()
+        loss = terms["g_hinge"] + weights.feature_matching * terms["feature_matching"]
+        loss = loss + weights.perceptual * terms["perceptual"] + weights.color * terms["color"]
+        loss = loss + weights.kl * weights.kl_reference_batch * terms["kl"]
+        (share * loss).backward()
+
+        # discriminator
+        fakes, reals = self.discriminator(semantic, fake.detach(), photo)
+        terms["d_fake"] = sum((1 + maps[-1]).clamp(min=0).mean() for maps in fakes) / len(fakes)
+        terms["d_real"] = sum((1 - maps[-1]).clamp(min=0).mean() for maps in reals) / len(reals)
+        (share * (terms["d_fake"] + terms["d_real"])).backward()
+
+        for name, value in terms.items():
+            self.terms[name] += share * value.item()
+
+    def numbers(self, steps: int) -> dict[str, Tensor]:
+        """Everything that a step changes, by name; the terms are means over the last ``steps`` steps."""
+        found = {f"network {n}.{k}": v for n, network in self.networks.items() for k, v in network.state_dict().items()}
+        for adam in (self.adam_g, self.adam_d):
+            found |= {f"exp_avg {name}": v for name, v in adam.first.items()}
+            found |= {f"exp_avg_sq {name}": v for name, v in adam.second.items()}
+        found |= {f"ema {n}.{k}": v for n, average in self.averages.items() for k, v in average.items()}
+        found |= {f"term {name}": torch.tensor(v / steps, dtype=torch.float64) for name, v in self.terms.items()}
+        self.terms = dict.fromkeys(TERMS, 0.0)
+        return {name: value.detach().clone() for name, value in found.items()}
+
+
+def numbers_of(trainer: Trainer, steps: int) -> dict[str, Tensor]:
+    """As :meth:`PlainTraining.numbers`, of the trainer."""
+    networks = trainer.networks()
+    found = {f"network {n}.{k}": v for n, network in networks.items() for k, v in network.state_dict().items()}
+    for n, network in networks.items():
+        optimizer = trainer.optimizer_d if n == "discriminator" else trainer.optimizer_g
+        for k, p in network.named_parameters():
+            found |= {f"{moment} {n}.{k}": optimizer.state[p][moment] for moment in ("exp_avg", "exp_avg_sq")}
+    found |= {f"ema {n}.{k}": v for n, average in trainer.ema.averages.items() for k, v in average.items()}
+    terms = trainer.take_terms(steps)
+    assert tuple(terms) == TERMS
+    found |= {f"term {name}": torch.tensor(v, dtype=torch.float64) for name, v in terms.items()}
+    return {name: value.detach().clone() for name, value in found.items()}
+
+
+# Biases whose effect the next norm takes out: their gradient is rounding alone, which is to be small beside the other
+# gradients of the network. Adam divides it by 1e-8, and makes a millionth of a learning rate of it; statistics follow.
+CANCELLED = re.compile(r"generator\.(fc|blocks\.\d\.(conv_[01]|norm_s\.gamma_beta))\.bias|running_mean")
+
+
+def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:
+    """Raise AssertionError that names what differs by more than ``tolerance`` of its tensor's largest value."""
+    assert found.keys() == expected.keys()
+    different = []
+    for name, value in expected.items():
+        size, allowed = value.double().abs().max().item(), tolerance
+        if CANCELLED.search(name):
+            if name.startswith("exp_avg"):
+                size = _largest(expected, name.partition(".")[0])
+            else:
+                allowed = max(tolerance, 1e-7)
+        distance = (found[name].double() - value).abs().max().item()
+        if not distance <= allowed * size:
+            different.append(f"{name}: {distance:.1e} of {size:.1e}")
+    assert not different, "\n".join(different)
+
+
+def _largest(numbers: Mapping[str, Tensor], prefix: str) -> float:
+    return max(v.abs().max().item() for name, v in numbers.items() if name.startswith(f"{prefix}."))
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(network).to(torch.float64, memory_format=torch.contiguous_format)
+    for layer in copied.modules():
+        if isinstance(layer, SpectralConv2d):
+            layer.__class__ = PlainSpectralConv2d
+    return copied
+
+
+def _folded(network: nn.Module) -> dict[str, Tensor]:
+    """What the network computes with in evaluation."""
+    state = {name: v.detach().clone() for name, v in network.state_dict().items()}
+    for name in [n for n in state if n.endswith(".weight_u")]:
+        key = name.removesuffix("_u")
+        u, v = state.pop(name), state.pop(f"{key}_v")
+        state[key] = state[key] / (u @ state[key].flatten(1) @ v)
+    return {name: v for name, v in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _squares(image: Tensor) -> Tensor:
+    """Mean colours of 16 x 16 squares."""
+    n, c, h, w = image.shape
+    return image.reshape(n, c, 16, h // 16, 16, w // 16).mean((3, 5))
+
+
+def _perceptual(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor] | None:
+    loss = recipe.loss
+    if loss.perceptual_network == "none" or not loss.perceptual:
+        return None
+    layers, taps, weights, mean, std = CLASSIFIERS[loss.perceptual_network]
+    classifier = nn.Sequential(*layers()[0]).double().requires_grad_(False)
+    classifier.load_state_dict(torch.load(Path(loss.perceptual_weights)))
+    # images are in [-1,1]; the constants are kept in float32 whatever the precision
+    mean, std = (x.double().view(3, 1, 1) for x in (2 * torch.tensor(mean) - 1, 2 * torch.tensor(std)))
+
+    def maps(image: Tensor) -> list[Tensor]:
+        x, found = (image - mean) / std, []
+        for i, layer in enumerate(classifier):
+            x = layer(x)
+            if i in taps:
+                found.append(x)
+        return found
+
+    def perceptual(fake: Tensor, photo: Tensor) -> Tensor:
+        return sum(w * (f - r).abs().mean() for w, f, r in zip(weights, maps(fake), maps(photo), strict=True))
+
+    return perceptual
