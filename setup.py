@@ -42,8 +42,8 @@ def kernels() -> list[Extension]:
         return []
     return [
         Extension(
-            f"spadecli.model.fast._kernels_{name}",
-            ["spadecli/model/fast/kernels.cpp"],
+            f"spadecli.kernels._kernels_{name}",
+            ["spadecli/kernels/kernels.cpp"],
             extra_compile_args=["-O3", "-g0", "-std=c++17", *OPENMP, *flags],
             optional=True,
         )

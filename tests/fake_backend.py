@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from spadecli.backends.base import check_run
-from spadecli.commands.rendering.options import Source
+from spadecli.commands.render.options import Source
 from spadecli.core.architecture import Architecture
-from spadecli.core.card import Card
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
+from spadecli.weights.card import Card
 
 SIZE = (64, 64)
 

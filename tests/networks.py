@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from spadecli.core.architecture import Architecture
-from spadecli.core.card import Card
 from spadecli.core.labelspace import LabelSpace
 from spadecli.model.encoder import ImageEncoder
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
-from spadecli.model.weights import effective_state, save_weights
+from spadecli.weights.card import Card
+from spadecli.weights.file import effective_state, save_weights
 
 CLASSES = [{"name": "a", "value": 7}, {"name": "b", "value": [0, 9]}, {"name": "u", "value": 255}]
 LABELS = LabelSpace(name="odd", classes=CLASSES, unknown="u")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spadecli.core.recipe import Recipe
-from spadecli.model.norm import SpectralConv2d
+from spadecli.model.layers import SpectralConv2d
 from spadecli.model.perceptual import squeezenet_layers, vgg19_layers
 from spadecli.model.semantic import SemanticMap
-from spadecli.model.trainer import TERMS, Trainer
+from spadecli.training.step import TERMS, Trainer
 
 EPS_OF_ADAM = 1e-8
 # layers, the five taps, their weights, and the mean and deviation of images in [0,1]

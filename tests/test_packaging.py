@@ -71,7 +71,7 @@ def test_the_wheel_holds_code_recipes_weights_and_templates(wheel):
     weights = (p for kind in ("safetensors", "h5") for p in ROOT.glob(f"weights/*.{kind}"))
     shipped |= {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in weights}
     assert code | shipped <= held
-    kernels = {n for n in held if re.fullmatch(r"spadecli/model/fast/_kernels_\w+\.[^/]*(so|pyd)", n)}
+    kernels = {n for n in held if re.fullmatch(r"spadecli/kernels/_kernels_\w+\.[^/]*(so|pyd)", n)}
     others = {n for n in held - code - shipped - kernels if ".dist-info/" not in n}
     assert others == set(), "the wheel holds files that are not the project's"
     assert any(n.endswith(".dist-info/licenses/LICENSE") for n in held)
@@ -90,7 +90,7 @@ def test_an_installed_spade_finds_its_recipes_outside_the_clone(installed, tmp_p
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="no compiler")
 def test_an_installed_spade_has_the_kernels_for_this_machine(installed, tmp_path):
-    code = "import spadecli.model.fast.native as n; print(n.__file__, n.build())"
+    code = "import spadecli.kernels.native as n; print(n.__file__, n.build())"
     command = [installed / "bin" / "python", "-c", code]
     file, build = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
     assert Path(file).is_relative_to(installed)
@@ -110,7 +110,7 @@ def test_without_a_compiler_the_build_goes_on_without_kernels(tmp_path):
     line = [sys.executable, "-c", code]
     done = subprocess.run(line, cwd=tmp_path / "clone", capture_output=True, text=True, check=True, env=env)
     held = zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]).namelist()
-    assert "spadecli/model/fast/native.py" in held
+    assert "spadecli/kernels/native.py" in held
     assert not any("_kernels_" in name for name in held)
 
 

@@ -11,8 +11,8 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from spadecli.cli.app import COMMANDS, app
-from spadecli.commands.convert import ConvertOptions, convert
-from spadecli.commands.examples import ExamplesOptions, examples
+from spadecli.commands.convert.command import ConvertOptions, convert
+from spadecli.commands.examples.command import ExamplesOptions, examples
 from spadecli.core.recipe import load_recipe, shipped_weights
 
 README = (ROOT / "README.md").read_text()

@@ -11,13 +11,13 @@ from fake_backend import Listener
 from files import save
 from PIL import Image
 
-from spadecli.commands.pack import PackOptions, pack
-from spadecli.commands.train_plan import estimate_memory
-from spadecli.commands.train_setup import count_parameters
+from spadecli.commands.pack.command import PackOptions, pack
 from spadecli.core.errors import UserError
 from spadecli.core.recipe import Recipe, load_recipe, shipped_recipes
 from spadecli.core.report import Silent
 from spadecli.data.packed import Packed
+from spadecli.training.plan import estimate_memory
+from spadecli.training.setup import count_parameters
 
 NAMES = sorted(shipped_recipes())
 VARIANTS = ("coco-stuff", "ade20k", "ade20k-outdoor", "cityscapes")

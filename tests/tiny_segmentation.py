@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spadecli.commands.train_segmenter import TrainSegmenterOptions
+from spadecli.commands.train_segmenter.command import TrainSegmenterOptions
 from spadecli.core.labelspace import LabelSpace
 from spadecli.data.packed import create_packed
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from spadecli.commands.train import TrainOptions
+from spadecli.commands.train.command import TrainOptions
 from spadecli.core.labelspace import LabelSpace
 from spadecli.data.packed import create_packed
 

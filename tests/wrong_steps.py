@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from spadecli.model import ema, losses
-from spadecli.model.norm import SpectralConv2d
+from spadecli.model import losses
+from spadecli.model.layers import SpectralConv2d
 from spadecli.model.perceptual import PerceptualLoss
+from spadecli.training import ema
 
 GENERATOR_LOSSES = ("hinge_generator", "feature_matching", "color", "kl_divergence", "perceptual")
 

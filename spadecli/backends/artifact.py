@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ..core.card import Card
 from ..core.errors import BackendUnavailable, UserError
 from ..core.recipe import validation_problems
 from ..core.sizes import format_size
+from ..weights.card import Card
 from .profile import Profile, is_range
 
 Precision = Literal["fp32", "fp16", "bf16"]

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.card import Card
 from ..core.errors import UserError
+from ..weights.card import Card
 
 # suffix -> module that has open(path, device) -> Backend; loaded when first used
 REGISTRY = {".safetensors": "torch_backend", ".onnx": "onnx_backend", ".engine": "tensorrt_backend"}

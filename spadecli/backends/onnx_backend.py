@@ -14,7 +14,7 @@ from ..core.errors import BackendUnavailable, UserError
 from ..core.sizes import Size
 from .artifact import Part, Record, Tensors, check_fixed_size, encoder_file, expect_generator, read_onnx, require
 from .base import check_photos, check_run
-from .stale import check_encoder, check_weights, find_encoder, graph_problems, stale
+from .compatibility import check_encoder, check_weights, find_encoder, graph_problems, stale
 
 if TYPE_CHECKING:
     import onnx

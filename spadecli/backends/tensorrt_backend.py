@@ -24,8 +24,8 @@ from ..store.atomic import write_bytes
 from .artifact import Record, check_fixed_size, expect_generator, read_engine
 from .base import check_photos, check_run
 from .build import PHOTO_SIDES, load_runtime, make_logger
+from .compatibility import check_encoder, file_problems, find_encoder, runtime_problems, side_of, stale
 from .profile import Chunk, Profile
-from .stale import check_encoder, file_problems, find_encoder, runtime_problems, side_of, stale
 from .torch_backend import pick_device
 
 TORCH_TYPES = {"UINT8": torch.uint8, "FLOAT": torch.float32}

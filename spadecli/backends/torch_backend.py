@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.card import Card
 from ..core.errors import BackendUnavailable, UserError
-from ..model.fast.generator import FastGenerator, why_not_fast
-from ..model.fast.windows import map_codes
+from ..cpu.generator import FastGenerator, why_not_fast
 from ..model.generator import Generator
 from ..model.semantic import SemanticMap
 from ..model.tiling import TILE, Tile, find_tiles, why_not_tiled
-from ..model.weights import load_weights
+from ..weights.card import Card
+from ..weights.file import load_weights
+from ..windows.find import map_codes
 from .base import Form, Precision, TileSize, check_photos, check_run
 from .cuda_graphs import Recorded
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.card import Card
 from ..core.errors import UserError
+from ..weights.card import Card
 from .artifact import Precision
 from .base import Backend
 from .profile import Profile

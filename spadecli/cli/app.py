@@ -9,8 +9,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..core.errors import SpadeError, UserError
+from ..core.ranks import World, leave_message
 from ..core.version import VERSION
-from ..core.world import World, leave_message
 from .convert import convert
 from .doctor import doctor
 from .examples import examples

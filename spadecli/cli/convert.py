@@ -73,7 +73,7 @@ def convert(
     A checkpoint: spade convert latest_net_G.pth --encoder latest_net_E.pth --preset coco
     """
     ui = UI(quiet, verbose, as_json)
-    from ..commands.convert import ConvertOptions, convert, parse_profile, parse_targets
+    from ..commands.convert.command import ConvertOptions, convert, parse_profile, parse_targets
 
     options = ConvertOptions(
         source=weights,

@@ -15,7 +15,7 @@ def doctor(quiet: Quiet = False, verbose: Verbose = 0, as_json: AsJson = False, 
 
     Example: spade doctor
     """
-    from ..commands.doctor import doctor
+    from ..commands.doctor.command import doctor
 
     findings = doctor()
     table = Table(box=None, show_header=False)

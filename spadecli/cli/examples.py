@@ -29,7 +29,7 @@ def examples(
 
     Example: spade examples
     """
-    from ..commands.examples import ExamplesOptions, examples
+    from ..commands.examples.command import ExamplesOptions, examples
     from ..core.recipe import shipped_weights
 
     options = ExamplesOptions(folder, weights or shipped_weights(), sheet, overwrite, dry_run)

@@ -52,7 +52,7 @@ def inspect(
 
     With --for or --recipe, the exit code is 2 where something does not fit, and every misfit is listed.
     """
-    from ..commands import inspect as command
+    from ..commands.inspect import command
 
     ui = UI(quiet, verbose, as_json)
     found = command.inspect(command.InspectOptions(path, weights, recipe, mask_format, photos, masks, holdout), ui)
@@ -66,7 +66,7 @@ def _in_order(facts: dict[str, Any]) -> dict[str, Any]:
     """What was measured now comes last, where it is seen; of many latent dimensions only the first."""
     if "style" not in facts:
         return facts
-    from ..commands.styling.usage import style_in_short
+    from ..commands.stylize.usage import style_in_short
 
     return {**{k: v for k, v in facts.items() if k != "style"}, "style": style_in_short(facts["style"])}
 

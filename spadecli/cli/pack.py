@@ -14,7 +14,7 @@ from ..core.sizes import Size, format_size, parse_size
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
-    from ..commands.pack import PackResult
+    from ..commands.pack.command import PackResult
 
 
 MaskFormat = Annotated[
@@ -62,7 +62,7 @@ def pack(
     Masks are PNG (index, palette, or colours of the label space) or .npy.
     Everything wrong is reported at once, and then nothing is written.
     """
-    from ..commands import pack as command
+    from ..commands.pack import command
 
     ui = UI(quiet, verbose, as_json)
     result = command.pack(

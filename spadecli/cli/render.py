@@ -55,7 +55,7 @@ def render(
     """
     ui = UI(quiet, verbose, as_json)
     parsed_size = parse_size(size) if size else None
-    from ..commands import render as command
+    from ..commands.render import command
 
     options = command.RenderOptions(
         masks=masks,

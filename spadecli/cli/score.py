@@ -14,10 +14,10 @@ from ..core.sizes import parse_size
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
-    from ..commands.score import ScoreResult
-    from ..commands.scoring.distances import Distances
-    from ..commands.scoring.protocol import Protocol
-    from ..commands.scoring.segmentation import Segmentation
+    from ..commands.score.command import ScoreResult
+    from ..commands.score.distances import Distances
+    from ..commands.score.protocol import Protocol
+    from ..commands.score.segmentation import Segmentation
 
 
 def score(
@@ -146,9 +146,9 @@ def score(
             hint="--compare shows two side by side",
         )
     requested = parse_size(size)
-    from ..commands.score import ScoreOptions, plan_score
-    from ..commands.score import score as run
-    from ..commands.scoring.sets import newest_renders
+    from ..commands.score.command import ScoreOptions, plan_score
+    from ..commands.score.command import score as run
+    from ..commands.score.sets import newest_renders
 
     options = ScoreOptions(
         renders=None if floor_only else given[0] if given else newest_renders(),
@@ -195,12 +195,12 @@ def _study(
     ui: UI, paths: list[Path], compare: bool, max_pairs: int, key: Path | None, out: Path | None, dry_run: bool
 ) -> None:
     if not compare:
-        from ..commands.scoring.tally import tally
+        from ..commands.compare.tally import tally
 
         counted = tally(paths, key)
         ui.result(counted.as_json(), counted.lines())
         return
-    from ..commands.scoring.compare import CompareOptions, find_pairs, write_comparison
+    from ..commands.compare.study import CompareOptions, find_pairs, write_comparison
 
     if len(paths) != 2:
         raise UserError(f"--compare takes two folders of renders, found {len(paths)}", hint="spade score --compare A B")
@@ -226,7 +226,7 @@ def _tables(result: ScoreResult) -> tuple[Table, ...]:
 
 
 def _distance_table(d: Distances) -> Table:
-    from ..commands.scoring.words import distance_rows
+    from ..commands.score.words import distance_rows
 
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
@@ -277,7 +277,7 @@ def _closing_lines(result: ScoreResult) -> list[str]:
 
 
 def _protocol_lines(p: Protocol) -> list[str]:
-    from ..commands.scoring.words import protocol_words
+    from ..commands.score.words import protocol_words
 
     lines = [f"{name}: {value}" for name, value in protocol_words(p)]
     lines = [lines[0], *(f"  {line}" for line in lines[1:])]

@@ -36,7 +36,7 @@ def styles(
     content, so that renaming one encodes nothing anew.
     """
     ui = UI(quiet, verbose, as_json)
-    from ..commands import styles as command
+    from ..commands.styles import command
 
     options = command.StylesOptions(photos, out, weights, device, workers, overwrite, dry_run)
     result = command.styles(options, ui)

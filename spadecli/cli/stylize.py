@@ -85,8 +85,8 @@ def stylize(
     """
     ui = UI(quiet, verbose, as_json)
     parsed_size = parse_size(size) if size else None
-    from ..commands import stylize as command
-    from ..commands.render import RenderOptions
+    from ..commands.render.command import RenderOptions
+    from ..commands.stylize import command
 
     render = RenderOptions(
         masks=masks,

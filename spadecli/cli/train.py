@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core.allocator import use_huge_pages
-from ..core.world import World
+from ..core.ranks import World
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
-    from ..commands.train_plan import TrainPlan
+    from ..training.plan import TrainPlan
 
 LONGEST_VALUE = 48
 
@@ -80,8 +80,8 @@ def train(
     if dry_run and not world.is_first:
         return
     use_huge_pages()
-    from ..commands.train import TrainOptions, train
-    from ..commands.train_plan import plan_training
+    from ..commands.train.command import TrainOptions, train
+    from ..training.plan import plan_training
 
     options = TrainOptions(
         recipe=recipe,

@@ -11,8 +11,8 @@ from rich.table import Table
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
-    from ..commands.segmenter_setup import SegmenterPlan
-    from ..core.segmenter_card import SegmenterCard
+    from ..segmenter.card import SegmenterCard
+    from ..segmenter.plan import SegmenterPlan
 
 
 def train_segmenter(
@@ -60,7 +60,7 @@ def train_segmenter(
     frequent class, and a classifier that sees a pixel's colour and position only. Ctrl-C saves, the same line goes on.
     """
     ui = UI(quiet, verbose, as_json)
-    from ..commands import train_segmenter as command
+    from ..commands.train_segmenter import command
 
     options = command.TrainSegmenterOptions(
         recipe=recipe,
@@ -118,7 +118,7 @@ def _lines(card: SegmenterCard, weights: str) -> list[str]:
     lines = [f"{weights}: {card.training['steps']} steps, {card.training['seconds']:.0f} s"]
     if not card.metrics:
         return [*lines, "not scored: the recipe holds no pairs out; --test PACKED or --validate 9 names some"]
-    from ..core.segmenter_card import MARGIN
+    from ..segmenter.card import MARGIN
 
     verdict = "beats" if card.beats_baselines else "does not beat"
     return [f"protocol: {card.metrics['protocol']}", f"{verdict} both baselines by {MARGIN} mean IoU", *lines]

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 
-from .validation import as_size, check_all
+from .schema import as_size, check_all
 
 Latent = Literal["map", "noise", "encoder"]
 Norm = Literal["batch", "instance"]

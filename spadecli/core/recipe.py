@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 from .architecture import Architecture
 from .errors import UserError
 from .labelspace import LabelSpace
-from .validation import as_size, check_all
+from .schema import as_size, check_all
 
 
 class _Section(BaseModel):

@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from .folder import Pair
-from .masks import (
-    MaskFormat,
-    Size,
-    read_instances,
-    read_mask,
-    read_photo,
-    resize_codes,
-    resize_instances,
-    resize_photo,
-)
+from .masks import MaskFormat, Size, read_instances, read_mask, read_photo, resize_codes, resize_instances, resize_photo
 from .packed import Sample
 from .statistics import code_counts
 

@@ -15,7 +15,7 @@ from ..store import h5
 if TYPE_CHECKING:
     import torch
 
-    from .segmentation import Segmenter
+    from ..segmenter.protocol import Segmenter
 
 INCEPTION_DIMENSIONS = 2048
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..core.errors import UserError
 from ..core.report import Report, Task
 from ..store import h5
-from ..store.features import FeatureStore
+from ..store.feature_cache import FeatureStore
 from .extractors import FeatureNetwork
 
 SHARD = 2048  # pictures per file of the store: what a stopped run loses at most

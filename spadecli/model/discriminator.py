@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .norm import conv, convolve_all, instance_norm
+from .layers import conv, convolve_all, instance_norm
 from .semantic import SemanticMap
 
 MAX_WIDTH = 512

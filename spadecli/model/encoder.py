@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.architecture import Architecture
-from .norm import conv, instance_norm
+from .layers import conv, instance_norm
 
 INPUT_SIZE = (256, 256)
 COLOUR_SPREAD = 0.25  # deviation of a square's colour over photographs; the normed features beside it spread about 1

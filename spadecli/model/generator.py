@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.architecture import Architecture
-from .norm import SPADE, PlainNorm, conv
+from .layers import SPADE, PlainNorm, conv
 from .semantic import SemanticMap
 from .tiling import Tile
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .norm import SPADE, SpectralConv2d
+from .layers import SPADE, SpectralConv2d
 
 GAIN = 0.02
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .neighbourhoods import Neighbourhoods, find_neighbourhoods
+from ..windows.neighbourhoods import Neighbourhoods, find_neighbourhoods
 from .tiling import Tile
 
 Modulation = Literal["auto", "plain", "fast"]
@@ -97,7 +97,7 @@ class SemanticMap:
 def worthwhile(share: float) -> bool:
     """Whether neighbourhoods that are this share of the pixels are cheaper for any layer at all.
 
-    What a single layer gains is weighed by :func:`spadecli.model.modulation.is_cheaper`.
+    What a single layer gains is weighed by :func:`spadecli.windows.modulate.is_cheaper`.
     """
     return share <= WORTHWHILE_SHARE
 

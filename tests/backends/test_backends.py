@@ -10,13 +10,13 @@ from networks import FORM_SIZE, FORMS, LABELS, SMALL, torch_weights
 
 import spadecli
 from spadecli.backends.profile import Profile
-from spadecli.commands.convert import ConvertOptions, convert
+from spadecli.commands.convert.command import ConvertOptions, convert
 from spadecli.core.architecture import Architecture
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.labelspace import LabelSpace
-from spadecli.model.fast.generator import FastGenerator
+from spadecli.cpu.generator import FastGenerator
 from spadecli.model.generator import Generator
-from spadecli.model.weights import effective_state, load_weights, read_card
+from spadecli.weights.file import effective_state, load_weights, read_card
 
 
 def converted(folder: Path, arch: Architecture, labels: LabelSpace, **options) -> Path:

@@ -22,12 +22,12 @@ import spadecli
 from spadecli.backends import build as building
 from spadecli.backends.artifact import read_engine
 from spadecli.backends.build import build, check_targets, load_runtime, through_float
-from spadecli.backends.export import export
+from spadecli.backends.compatibility import engine_problems
+from spadecli.backends.onnx_export import export
 from spadecli.backends.profile import Profile, parse_range
-from spadecli.backends.stale import engine_problems
 from spadecli.backends.tensorrt_backend import split
 from spadecli.cli.app import app
-from spadecli.commands.convert import ConvertOptions, convert, parse_targets
+from spadecli.commands.convert.command import ConvertOptions, convert, parse_targets
 from spadecli.core.architecture import Architecture
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.store.h5 import file_sha256
@@ -143,7 +143,7 @@ def test_profiles_and_targets_reach_the_builder():
 
 @needs_rtx
 def test_targets_are_checked_before_any_work(monkeypatch, tmp_path):
-    monkeypatch.setattr("spadecli.backends.export.export", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr("spadecli.backends.onnx_export.export", lambda *_: pytest.fail("the work has begun"))
     for options, words in [
         ({"targets": ("sm10", "sm86")}, r"--target sm10: .* knows sm75, .*sm120"),
         ({"targets": ("sm75", "sm86"), "precision": "bf16"}, "--target sm75: these GPUs have no bf16"),

@@ -10,7 +10,7 @@ from conftest import ROOT
 import spadecli
 from spadecli.backends.profile import Profile
 from spadecli.backends.verify import fixed_inputs
-from spadecli.commands.convert import ConvertOptions, convert
+from spadecli.commands.convert.command import ConvertOptions, convert
 
 pytestmark = pytest.mark.gpu
 WEIGHTS = ROOT / "weights" / "facades.safetensors"

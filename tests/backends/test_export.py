@@ -11,13 +11,13 @@ from conftest import ROOT
 from onnx import TensorProto
 
 import spadecli
-from spadecli.backends.export import _GeneratorGraph, export
-from spadecli.backends.rounding import rounded_in_float32
+from spadecli.backends.emulate_half import rounded_in_float32
+from spadecli.backends.onnx_export import _GeneratorGraph, export
 from spadecli.backends.verify import differences, fixed_inputs
 from spadecli.core.architecture import Architecture
-from spadecli.core.card import Card
 from spadecli.core.labelspace import LabelSpace
 from spadecli.model.generator import Generator
+from spadecli.weights.card import Card
 
 WEIGHTS = ROOT / "weights" / "facades.safetensors"
 

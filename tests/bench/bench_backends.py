@@ -40,13 +40,13 @@ from spadecli.backends import open_backend  # noqa: E402
 from spadecli.backends.base import Form  # noqa: E402
 from spadecli.backends.profile import Profile  # noqa: E402
 from spadecli.backends.verify import fixed_inputs  # noqa: E402
-from spadecli.commands.convert import ConvertOptions, convert  # noqa: E402
-from spadecli.core.card import Card  # noqa: E402
+from spadecli.commands.convert.command import ConvertOptions, convert  # noqa: E402
 from spadecli.core.errors import SpadeError  # noqa: E402
 from spadecli.core.recipe import find_recipe, load_recipe, shipped_weights  # noqa: E402
 from spadecli.model.generator import Generator  # noqa: E402
 from spadecli.model.init import initialize  # noqa: E402
-from spadecli.model.weights import effective_state, load_weights, save_weights  # noqa: E402
+from spadecli.weights.card import Card  # noqa: E402
+from spadecli.weights.file import effective_state, load_weights, save_weights  # noqa: E402
 
 Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray | None], np.ndarray]
 # multiply-accumulates of one image, modulation included, as published for COCO-Stuff

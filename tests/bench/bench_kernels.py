@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-from spadecli.model.fast import native  # noqa: E402
+from spadecli.kernels import native  # noqa: E402
 
 CHANNELS, SIZE, ROWS, LEAK = 64, 256, 6000, 0.2  # rows: about 9 % of the pixels, as in real masks
 

@@ -24,11 +24,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from spadecli.commands.train_loop import _loader  # noqa: E402
 from spadecli.core.recipe import Recipe, find_recipe, load_recipe  # noqa: E402
 from spadecli.data.dataset import TrainingSet  # noqa: E402
 from spadecli.data.packed import create_packed  # noqa: E402
-from spadecli.model.trainer import Trainer  # noqa: E402
+from spadecli.training.run import _loader  # noqa: E402
+from spadecli.training.step import Trainer  # noqa: E402
 
 PAIRS = 64
 BATCH = 4

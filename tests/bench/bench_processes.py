@@ -23,7 +23,7 @@ import torch  # noqa: E402
 from tiny_training import make_recipe, options  # noqa: E402
 from together import succeed  # noqa: E402
 
-from spadecli.commands.train import train  # noqa: E402
+from spadecli.commands.train.command import train  # noqa: E402
 
 WIDER = ("model.ngf=8", "model.hidden=16", "model.z_dim=16", "discriminator.ndf=8", "train.batch=8")
 RARELY = ("train.log_every=1000", "train.sample_every=1000", "train.checkpoint_every=1000")

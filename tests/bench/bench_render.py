@@ -49,15 +49,15 @@ from conftest import shared  # noqa: E402
 from spadecli.backends.base import Backend  # noqa: E402
 from spadecli.backends.torch_backend import TorchBackend  # noqa: E402
 from spadecli.core.architecture import Architecture  # noqa: E402
-from spadecli.core.card import Card  # noqa: E402
 from spadecli.core.labelspace import LabelSpace  # noqa: E402
 from spadecli.data.edges import instance_edges  # noqa: E402
 from spadecli.data.masks import read_instances, read_pixels, resize_codes, resize_instances  # noqa: E402
+from spadecli.kernels import native  # noqa: E402
 from spadecli.model.encoder import ImageEncoder  # noqa: E402
-from spadecli.model.fast import native  # noqa: E402
 from spadecli.model.generator import Generator  # noqa: E402
 from spadecli.model.semantic import SemanticMap  # noqa: E402
-from spadecli.model.weights import effective_state, load_weights, save_weights  # noqa: E402
+from spadecli.weights.card import Card  # noqa: E402
+from spadecli.weights.file import effective_state, load_weights, save_weights  # noqa: E402
 
 Mask = tuple[np.ndarray, np.ndarray | None]
 FACADES = ROOT / "weights" / "facades.safetensors"
@@ -261,8 +261,8 @@ def command(path: Path, masks: list[np.ndarray], num: int, report: Callable[[str
     """Rendering a folder of masks, everything included but the start, against the backend's own calls."""
     from PIL import Image
 
-    from spadecli.commands.render import RenderOptions, Source, render_with
-    from spadecli.commands.rendering.pipeline import default_batch
+    from spadecli.commands.render.command import RenderOptions, Source, render_with
+    from spadecli.commands.render.pipeline import default_batch
     from spadecli.core.report import Silent
     from spadecli.data.edges import connected_components
 

@@ -61,7 +61,7 @@ def run_command(side: int, tile: int, form: str, threads: int, folder: Path) -> 
     import torch
     from PIL import Image
 
-    from spadecli.commands.render import RenderOptions, render
+    from spadecli.commands.render.command import RenderOptions, render
 
     torch.set_num_threads(threads)
     Image.fromarray(mask_of(side)).save(folder / "mask.png")

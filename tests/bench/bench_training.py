@@ -43,8 +43,8 @@ from spadecli.data.masks import (  # noqa: E402
     resize_photo,
 )
 from spadecli.model import losses  # noqa: E402
-from spadecli.model.tables import CollateTables  # noqa: E402
-from spadecli.model.trainer import Trainer  # noqa: E402
+from spadecli.training.step import Trainer  # noqa: E402
+from spadecli.windows.collate import CollateTables  # noqa: E402
 
 Batch = dict[str, Any]
 

@@ -22,7 +22,7 @@ def folder(tmp_path_factory) -> Path:
     import torch
 
     from spadecli.model.generator import Generator
-    from spadecli.model.weights import effective_state, save_weights
+    from spadecli.weights.file import effective_state, save_weights
 
     folder = tmp_path_factory.mktemp("render")
     for i in range(3):
@@ -72,7 +72,7 @@ def test_errors_and_exit_codes(folder):
 
 
 def test_batch_size_changes_nothing_with_the_real_network(folder):
-    from spadecli.commands.render import RenderOptions, render
+    from spadecli.commands.render.command import RenderOptions, render
 
     one, five = (
         RenderOptions(folder / "masks", folder / "tiny.safetensors", folder / f"b{b}", samples=3, batch=b, device="cpu")
@@ -94,7 +94,7 @@ def test_jpg_means_jpeg(folder):
 
 
 def test_form_and_precision_reach_the_backend(tmp_path, monkeypatch):
-    import spadecli.commands.render as command
+    from spadecli.commands.render import command
 
     opened = []
 

@@ -9,7 +9,7 @@ from extractors import Tiny, save
 from pictures import photographs
 
 from spadecli.cli.app import main
-from spadecli.commands.scoring import inception
+from spadecli.commands.score import inception
 
 HELD = ["a", "b", "c"]
 

@@ -12,7 +12,7 @@ import pytest
 from fake_backend import make_card, write_mask
 from PIL import Image
 
-from spadecli.commands.inspect import InspectOptions, inspect
+from spadecli.commands.inspect.command import InspectOptions, inspect
 from spadecli.core.errors import UserError
 
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory) -> Path:
 
     from spadecli.model.encoder import ImageEncoder
     from spadecli.model.generator import Generator
-    from spadecli.model.weights import effective_state, save_weights
+    from spadecli.weights.file import effective_state, save_weights
 
     folder = tmp_path_factory.mktemp("stylize")
     random = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from spadecli.backends import onnx_backend, verify
 from spadecli.cli.app import app
-from spadecli.commands.convert import ConvertOptions, convert
-from spadecli.commands.inspect import InspectOptions, inspect
-from spadecli.commands.render import RenderOptions, render
+from spadecli.commands.convert.command import ConvertOptions, convert
+from spadecli.commands.inspect.command import InspectOptions, inspect
+from spadecli.commands.render.command import RenderOptions, render
 from spadecli.core.errors import BackendUnavailable, UserError
 
 WEIGHTS = ROOT / "weights" / "facades.safetensors"
@@ -92,7 +92,7 @@ def test_engine_auto_needs_a_gpu_and_says_so(tmp_path, monkeypatch):
 
 def test_a_dry_run_of_engine_auto_refuses_what_the_run_would_refuse_and_names_the_engine(tmp_path, monkeypatch):
     from spadecli.backends import tensorrt_backend
-    from spadecli.commands.rendering import engine
+    from spadecli.commands.render import engine
 
     dry = {"masks": tmp_path / "masks", "engine": "auto", "dry_run": True, "weights": WEIGHTS, "out": tmp_path / "out"}
     (tmp_path / "masks").mkdir()
@@ -119,8 +119,8 @@ def test_a_dry_run_of_engine_auto_refuses_what_the_run_would_refuse_and_names_th
 
 def test_engine_auto_builds_once_and_again_when_the_file_is_damaged(tmp_path, monkeypatch):
     from spadecli.backends import tensorrt_backend
-    from spadecli.commands.converting import artifact
-    from spadecli.commands.rendering import engine
+    from spadecli.commands.convert import to_artifact as artifact
+    from spadecli.commands.render import engine
     from spadecli.core.report import Silent
 
     built = []

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import spadecli
 from spadecli.backends.artifact import read_onnx
 from spadecli.cli.app import app
-from spadecli.commands.convert import ConvertOptions, convert
-from spadecli.commands.inspect import InspectOptions, inspect
+from spadecli.commands.convert.command import ConvertOptions, convert
+from spadecli.commands.inspect.command import InspectOptions, inspect
 from spadecli.core.architecture import Architecture
 from spadecli.core.errors import UserError
 

@@ -4,7 +4,7 @@ import torch
 from typer.testing import CliRunner
 
 from spadecli.cli.app import app
-from spadecli.commands.doctor import doctor
+from spadecli.commands.doctor.command import doctor
 from spadecli.core.version import VERSION
 
 

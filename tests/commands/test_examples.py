@@ -9,16 +9,16 @@ from typer.testing import CliRunner
 
 from spadecli.backends import open_backend
 from spadecli.cli.app import app
-from spadecli.commands.examples import ExamplesOptions, examples, render_example, sheet_image
+from spadecli.commands.examples.command import ExamplesOptions, examples, render_example, sheet_image
 from spadecli.core.architecture import Architecture
-from spadecli.core.card import Card
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
 from spadecli.core.recipe import find_recipe, load_recipe
 from spadecli.data.layouts import EXAMPLES, draw
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
-from spadecli.model.weights import effective_state, save_weights
+from spadecli.weights.card import Card
+from spadecli.weights.file import effective_state, save_weights
 
 FACADES = load_recipe(find_recipe("facades")).recipe.labels
 

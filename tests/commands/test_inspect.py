@@ -10,17 +10,17 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from spadecli.cli.app import app
-from spadecli.commands.inspect import InspectOptions, inspect
-from spadecli.commands.pack import PackOptions, pack
-from spadecli.commands.render import RenderOptions, render_with
+from spadecli.commands.inspect.command import InspectOptions, inspect
+from spadecli.commands.pack.command import PackOptions, pack
+from spadecli.commands.render.command import RenderOptions, render_with
 from spadecli.core.architecture import Architecture
-from spadecli.core.card import Card
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
 from spadecli.core.recipe import find_recipe, load_recipe
 from spadecli.core.report import Silent
 from spadecli.data.masks import colorize
 from spadecli.store.run_folder import RunFolder, RunRecord
+from spadecli.weights.card import Card
 
 MASK = np.array([[0, 0, 2], [2, 2, 2]], np.uint8)
 

@@ -12,7 +12,7 @@ from conftest import shared
 from files import bomb_png, data_set, save
 from PIL import Image
 
-from spadecli.commands.pack import PackOptions, pack
+from spadecli.commands.pack.command import PackOptions, pack
 from spadecli.core.errors import UserError
 from spadecli.core.report import Silent
 from spadecli.data.packed import Packed

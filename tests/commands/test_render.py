@@ -17,7 +17,7 @@ import pytest
 from fake_backend import FakeBackend, Listener, make_card, pixels, source, write_mask
 from PIL import Image
 
-from spadecli.commands.render import RenderOptions, render_with
+from spadecli.commands.render.command import RenderOptions, render_with
 from spadecli.core.errors import PartialFailure, UserError
 from spadecli.core.seeds import sample_seed, sample_z
 from spadecli.store.manifest import ManifestWriter, read_manifest
@@ -394,7 +394,7 @@ def test_disk_full_is_a_clear_error(folder, monkeypatch):
     def full(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("spadecli.commands.rendering.write.write_bytes", full)
+    monkeypatch.setattr("spadecli.commands.render.write.write_bytes", full)
     with pytest.raises(UserError, match="No space left"):
         run(folder)
 
@@ -452,7 +452,7 @@ def test_far_too_many_samples_are_refused_at_once(folder, monkeypatch):
     for samples in (100_001, 10**11):
         with pytest.raises(UserError, match="expected at most 100,000"):
             run(folder, samples=samples, dry_run=True)
-    monkeypatch.setattr("spadecli.commands.rendering.plan.MAX_IMAGES", 5)
+    monkeypatch.setattr("spadecli.commands.render.targets.MAX_IMAGES", 5)
     with pytest.raises(UserError, match="6 images of 3 masks; expected at most 5"):
         run(folder, samples=2, dry_run=True)
 

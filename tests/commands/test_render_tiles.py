@@ -8,12 +8,12 @@ import torch
 from fake_backend import make_card, pixels, write_mask
 
 from spadecli.backends import open_backend
-from spadecli.commands.render import RenderOptions, render
+from spadecli.commands.render.command import RenderOptions, render
 from spadecli.core.errors import UserError
 from spadecli.data.edges import instance_edges
 from spadecli.model.generator import Generator
 from spadecli.model.semantic import SemanticMap
-from spadecli.model.weights import effective_state, save_weights
+from spadecli.weights.file import effective_state, save_weights
 
 
 def weights(path, **architecture):

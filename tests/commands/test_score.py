@@ -12,8 +12,8 @@ from conftest import shared
 from extractors import LikeInception, Tiny, save
 from pictures import photographs
 
-from spadecli.commands.score import ScoreOptions, plan_score, score
-from spadecli.commands.scoring import choose, inception
+from spadecli.commands.score import choose, inception
+from spadecli.commands.score.command import ScoreOptions, plan_score, score
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.report import Silent
 from spadecli.metrics.extractors import open_extractor

@@ -10,15 +10,15 @@ import pytest
 from fake_backend import FakeBackend, make_card, write_mask
 from PIL import Image
 
-from spadecli.commands import styles as styles_command
-from spadecli.commands import stylize as command
-from spadecli.commands.render import RenderOptions
-from spadecli.commands.styles import StylesOptions, styles
-from spadecli.commands.stylize import StylizeOptions, stylize
+from spadecli.commands.render.command import RenderOptions
+from spadecli.commands.styles import command as styles_command
+from spadecli.commands.styles.command import StylesOptions, styles
+from spadecli.commands.stylize import command
+from spadecli.commands.stylize.command import StylizeOptions, stylize
 from spadecli.core.errors import UserError
 from spadecli.core.seeds import sample_seed, sample_z
 from spadecli.store.manifest import read_manifest
-from spadecli.store.styles import read_styles
+from spadecli.store.styles_file import read_styles
 
 RED, GREEN, BLUE = (250, 20, 20), (20, 250, 20), (20, 20, 250)
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 from tiny_training import assert_same_weights, make_recipe, options
 
-from spadecli.commands.sheets import SampleSheet
-from spadecli.commands.train import TrainOptions, train
-from spadecli.commands.train_loop import lr_scale
+from spadecli.commands.train.command import TrainOptions, train
 from spadecli.core.errors import UserError
 from spadecli.core.recipe import load_recipe
 from spadecli.data.dataset import TrainingSet
-from spadecli.model.trainer import Trainer
-from spadecli.model.weights import read_card
 from spadecli.store.run_folder import RunFolder
+from spadecli.training.run import lr_scale
+from spadecli.training.sheets import SampleSheet
+from spadecli.training.step import Trainer
+from spadecli.weights.file import read_card
 
 
 @pytest.mark.parametrize("latent", ["map", "noise", "encoder"])
@@ -219,8 +219,8 @@ def test_tensorboard_gets_every_term(tmp_path, monkeypatch):
         def add_scalar(self, name, value, step):
             seen.append((name, step))
 
-    monkeypatch.setattr("spadecli.commands.train.check_tensorboard", lambda: None)
-    monkeypatch.setattr("spadecli.commands.train_loop._tensorboard", lambda folder: Board())
+    monkeypatch.setattr("spadecli.commands.train.command.check_tensorboard", lambda: None)
+    monkeypatch.setattr("spadecli.training.run._tensorboard", lambda folder: Board())
     train(options(make_recipe(tmp_path), tmp_path / "runs", tensorboard=True))
     assert {("g_hinge", 2), ("kl", 4), ("d_real", 6)} <= set(seen)
 

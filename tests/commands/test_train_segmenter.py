@@ -9,16 +9,16 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from tiny_segmentation import make_packed, make_recipe, options, pictures
 
-from spadecli.commands import train_segmenter as command
-from spadecli.commands.inspect import InspectOptions, inspect
-from spadecli.commands.render import RenderOptions, render
-from spadecli.commands.train_segmenter import plan_segmenter, train_segmenter
+from spadecli.commands.inspect.command import InspectOptions, inspect
+from spadecli.commands.render.command import RenderOptions, render
+from spadecli.commands.train_segmenter import command
+from spadecli.commands.train_segmenter.command import plan_segmenter, train_segmenter
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
 from spadecli.core.report import Silent
-from spadecli.data.segmentation_samples import SegmentationSet
-from spadecli.metrics.segmenter import open_segmenter
-from spadecli.model.segmenter_weights import read_segmenter_card
+from spadecli.segmenter.file import read_segmenter_card
+from spadecli.segmenter.registry import open_segmenter
+from spadecli.segmenter.samples import SegmentationSet
 
 
 @pytest.fixture(scope="module")

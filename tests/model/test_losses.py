@@ -8,9 +8,9 @@ from conftest import shared
 
 from spadecli.core.errors import UserError
 from spadecli.model import losses
-from spadecli.model.ema import EMA
-from spadecli.model.norm import SpectralConv2d
+from spadecli.model.layers import SpectralConv2d
 from spadecli.model.perceptual import PerceptualLoss, load_perceptual, squeezenet_layers, vgg19_layers
+from spadecli.training.ema import EMA
 
 
 def maps(*scores: float) -> losses.Maps:

@@ -10,7 +10,7 @@ from spadecli.model.discriminator import Discriminator
 from spadecli.model.encoder import ImageEncoder, add_grid
 from spadecli.model.generator import Generator, resize_start
 from spadecli.model.init import initialize
-from spadecli.model.norm import SPADE, SpectralConv2d, feature_norm, instance_norm
+from spadecli.model.layers import SPADE, SpectralConv2d, feature_norm, instance_norm
 from spadecli.model.semantic import SemanticMap
 
 CITYSCAPES = {"size": (256, 512), "upsampling": "more"}

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from spadecli.core.architecture import Architecture
-from spadecli.model.fast import native
-from spadecli.model.fast.generator import FastGenerator
-from spadecli.model.fast.windows import map_codes
+from spadecli.cpu.generator import FastGenerator
+from spadecli.kernels import native
 from spadecli.model.generator import Generator
 from spadecli.model.semantic import SemanticMap
 from spadecli.model.tiling import TILE, Window, find_tiles, halos, overhead, whole_tile, why_not_tiled
+from spadecli.windows.find import map_codes
 
 CLASSES = 6
 SMALL = {"size": (64, 64), "ngf": 4, "z_dim": 5, "hidden": 12, "latent": "noise"}

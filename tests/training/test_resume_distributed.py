@@ -12,11 +12,11 @@ from tiny_training import make_recipe, options
 from together import succeed, together
 from torch import Tensor
 
-from spadecli.commands.train import TrainOptions, train
-from spadecli.commands.train_loop import TrainLoop
-from spadecli.core.world import World
-from spadecli.model.processes import join
-from spadecli.model.trainer import Trainer
+from spadecli.commands.train.command import TrainOptions, train
+from spadecli.core.ranks import World
+from spadecli.training.distributed import join
+from spadecli.training.run import TrainLoop
+from spadecli.training.step import Trainer
 
 pytestmark = pytest.mark.dist
 

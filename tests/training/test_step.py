@@ -13,13 +13,13 @@ from plain_step import PlainTraining, assert_same, numbers_of
 from tiny_training import make_recipe, options
 from torch import Tensor, nn
 
-from spadecli.commands.train import train
+from spadecli.commands.train.command import train
 from spadecli.core.labelspace import LabelSpace
 from spadecli.core.recipe import Recipe
 from spadecli.data.packed import create_packed
-from spadecli.model.norm import SpectralConv2d
+from spadecli.model.layers import SpectralConv2d
 from spadecli.model.perceptual import squeezenet_layers, vgg19_layers
-from spadecli.model.trainer import TERMS, Trainer
+from spadecli.training.step import TERMS, Trainer
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-10  # after three steps: Adam makes rounding larger where a gradient is small

@@ -1,0 +1,144 @@
+"""NVlabs checkpoints and weights files to a weights file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.architecture import Upsampling
+from ...core.errors import UserError
+from ...core.labelspace import LabelSpace, auto_color
+from ...core.recipe import find_recipe, load_recipe
+from ...core.report import Report
+from ...store.h5 import file_sha256
+from ...weights.card import Card
+from ...weights.file import effective_state, load_weights, save_weights
+from ...weights.nvlabs import NVlabsOptions, import_generator
+from .options import ConvertOptions, ConvertResult, Preset
+
+
+@dataclass(frozen=True)
+class _Published:
+    num_classes: int
+    dont_care: bool
+    instance: bool
+    crop_size: int = 256
+    aspect: float = 1.0
+    upsampling: Upsampling = "normal"
+    norm: str = "spectralspadesyncbatch3x3"
+    recipe: str = ""
+
+
+# the published models' options: channels 184, 151, 36 and 13 (specification of the reference implementation);
+# names and colours come from the recipe
+PRESETS: dict[Preset, _Published] = {
+    "coco": _Published(182, dont_care=True, instance=True, recipe="coco-stuff"),
+    "ade20k": _Published(150, dont_care=True, instance=False, recipe="ade20k"),
+    "cityscapes": _Published(
+        35, dont_care=False, instance=True, crop_size=512, aspect=2.0, upsampling="more", recipe="cityscapes"
+    ),
+    "facades": _Published(13, dont_care=False, instance=False),
+}
+
+
+def to_safetensors(options: ConvertOptions, output: Path, report: Report) -> ConvertResult:
+    """Write ``output``. Raises UserError where the source is damaged or does not fit the options (every key named)."""
+    if options.source.suffix == ".safetensors":
+        card, generator, encoder = load_weights(options.source)
+    else:
+        nvlabs = _nvlabs_options(options)
+        architecture, generator, encoder = import_generator(options.source, options.encoder, nvlabs)
+        if options.crop_size is not None and architecture.size[1] != options.crop_size:
+            report.warn(
+                f"crop size {options.crop_size} is no multiple of {architecture.stride}: {architecture.size[1]} it is"
+            )
+        card = Card(
+            name=options.source.stem,
+            architecture=architecture,
+            labels=nvlabs.labels,
+            description="imported from an NVlabs/SPADE checkpoint",
+            licence="as the checkpoint's owner says; NVlabs' own are CC BY-NC-SA 4.0",
+            parent=_origin(options.source),
+        )
+    card = card.model_copy(update={"metrics": {**card.metrics, **_metrics(options.metrics)}})
+    states = effective_state(generator), effective_state(encoder) if encoder is not None else None
+    if not options.dry_run:
+        save_weights(output, card, *states, dtype="fp16" if options.half else "fp32")
+    modules = [generator] if encoder is None else [generator, encoder]
+    return ConvertResult(output, card, sum(p.numel() for m in modules for p in m.parameters()))
+
+
+def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
+    """Preset or flags; all that is still missing is named in one error."""
+    base = PRESETS[options.preset] if options.preset else None
+    if base is None:
+        if options.num_classes is None:
+            raise UserError(
+                f"{options.source}: the number of classes is not told by the file",
+                hint=f"--preset {'|'.join(PRESETS)}, or --num-classes N with --dont-care and --no-instance as trained",
+            )
+        base = _Published(options.num_classes, dont_care=False, instance=True)
+
+    def chosen(name: str) -> object:
+        value = getattr(options, name)
+        return getattr(base, name) if value is None else value
+
+    if base.recipe and options.num_classes is options.dont_care is options.instance is None:
+        labels = published_labels(base)
+    else:
+        num_classes, dont_care, instance = (chosen(name) for name in ("num_classes", "dont_care", "instance"))
+        labels = _label_space(
+            options.preset or "nvlabs", int(str(num_classes)), dont_care=bool(dont_care), instances=bool(instance)
+        )
+    return NVlabsOptions(
+        labels=labels,
+        crop_size=options.crop_size or base.crop_size,
+        aspect=options.aspect or base.aspect,
+        upsampling=options.upsampling or base.upsampling,
+        norm=options.norm or base.norm,
+    )
+
+
+def published_labels(published: _Published) -> LabelSpace:
+    """The recipe's label space, with every file value that the published code takes."""
+    labels = load_recipe(find_recipe(published.recipe)).recipe.labels
+    if not published.dont_care:
+        return labels
+    # there 255 becomes the channel after num_classes: COCO-Stuff's unlabeled, but ADE20K's last class (its files
+    # have 0 for unknown, and no 255)
+    channel = published.num_classes
+    last = labels.classes[channel]
+    values = tuple(dict.fromkeys((*last.values, 255)))
+    classes = (*labels.classes[:channel], last.model_copy(update={"values": values}), *labels.classes[channel + 1 :])
+    return labels.model_copy(update={"classes": classes})
+
+
+def _label_space(name: str, num_classes: int, *, dont_care: bool, instances: bool) -> LabelSpace:
+    """File value = channel; 255 is the class after the last where there is a don't-care one."""
+    if not 1 <= num_classes + dont_care <= 255:
+        raise UserError(f"--num-classes {num_classes}: expected 1 to {255 - dont_care}")
+    classes = [{"name": f"class {i}", "values": (i,), "color": auto_color(i)} for i in range(num_classes)]
+    if dont_care:
+        # the value after the last class too: checkpoints trained with that offset hold it
+        values = tuple({255, num_classes}) if num_classes != 255 else (255,)
+        classes.append({"name": "unknown", "values": tuple(sorted(values, reverse=True)), "color": (0, 0, 0)})
+    return LabelSpace.model_validate(
+        {"name": name, "classes": classes, "unknown": "unknown" if dont_care else None, "instances": instances}
+    )
+
+
+def _metrics(paths: Sequence[Path]) -> dict[str, Any]:
+    metrics = {}
+    for path in paths:
+        try:
+            metrics[path.stem] = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as e:
+            raise UserError(f"{path}: no readable JSON ({e})", hint="make it with spade score --json > FILE") from e
+    return metrics
+
+
+def _origin(path: Path) -> str:
+    return f"{path.name} sha256 {file_sha256(path)}"

@@ -1,0 +1,54 @@
+"""The HDF5 file of scores: pixel counts as tables, results and protocol as attributes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.labelspace import LabelSpace
+from ...store import h5
+from .protocol import Protocol
+from .sample_diversity import Diversity
+from .segmentation import Counted
+from .sets import stem
+
+
+def write_scores(
+    path: Path,
+    results: Mapping[str, Any],
+    protocol: Protocol,
+    hashes: Mapping[str, str],
+    counted: Counted | None,
+    labels: LabelSpace | None,
+    diversity: Diversity | None,
+) -> None:
+    """Write the scores; ``hashes``: SHA-256 of every picture that was read, by path.
+
+    ``confusion`` [K,K]: rows are the masks' classes, columns the predicted ones; ``outside`` [K]: pixels whose
+    prediction is none of them. ``images/``: one row a render.
+    """
+    words = asdict(protocol)
+    with h5.create(path, "scores", words, h5.source_digest(hashes.items())) as f:
+        f.attrs["results_json"] = json.dumps(results, sort_keys=True)
+        f.attrs["protocol_json"] = json.dumps(words, sort_keys=True)
+        h5.names(f, hashes)
+        h5.names(f, hashes.values(), "sha256")
+        if counted is not None and labels is not None:
+            f.create_dataset("confusion", data=counted.matrix[:, :-1])
+            f.create_dataset("outside", data=counted.matrix[:, -1])
+            h5.names(f, (c.name for c in labels.classes), "class")
+            images = f.create_group("images")
+            h5.names(images, (stem(p) for p in counted.pictures))
+            h5.names(images, (p.key for p in counted.pictures), "mask_name")
+            h5.table(images, "intersection", counted.intersection)
+            h5.table(images, "union", counted.union)
+            h5.table(images, "given", counted.given)
+        if diversity is not None:
+            group = f.create_group("diversity")
+            h5.names(group, diversity.masks, "mask_name")
+            group.create_dataset("value", data=np.array(diversity.values))

@@ -1,1 +1,0 @@
-"""The parts of ``spade score``: sets, protocol, distances, segmentation, diversity, report, comparison."""

@@ -1,0 +1,138 @@
+"""The convolutions of a SPADE block, each with the modulation before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..kernels import native
+from ..model.generator import LEAK
+
+VALUES_AT_ONCE = 1 << 20  # of a feature map, modulated at a time: they stay in the cache
+
+
+@dataclass(frozen=True)
+class How:
+    """Where and how the fast form computes: by the kernels of :mod:`.native` or by torch.
+
+    Tables are made in float32 whatever the dtype of the feature maps.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    use_kernels: bool
+
+
+class StartLinear:
+    """The linear layer from z to the first feature map, channels last."""
+
+    def __init__(self, linear: nn.Linear, grid: tuple[int, int], how: How) -> None:
+        self.grid, self.use_kernels = grid, how.use_kernels
+        cells = grid[0] * grid[1]
+        weight = linear.weight.detach().view(-1, cells, linear.in_features).transpose(0, 1).flatten(0, 1)
+        self.bias = linear.bias.detach().view(-1, cells).T.flatten().to(how.device, copy=True)
+        self.weight = native.pack(weight.T) if self.use_kernels else weight.to(how.device).contiguous()
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """z [N,Z] -> [N,C,h,w] channels-last, in float32."""
+        linear = native.linear if self.use_kernels else F.linear
+        x = linear(z, self.weight, self.bias)
+        return x.view(len(z), *self.grid, -1).permute(0, 3, 1, 2)
+
+
+class ModulatedConv:
+    """conv(leaky(up(x)·scale + shift)) + residual, 3x3."""
+
+    def __init__(self, conv: nn.Conv2d, how: How) -> None:
+        weight = conv.weight.detach()
+        bias = conv.bias.detach() if conv.bias is not None else weight.new_zeros(len(weight))
+        self.bias = bias.to(how.device, how.dtype, copy=True)
+        self.use_kernels = how.use_kernels
+        self.weight = native.pack(weight.flatten(1).T) if self.use_kernels else _for_torch(weight, how)
+
+    def __call__(
+        self, x: Tensor, rows: Tensor, row: Tensor, upsample: bool, residual: Tensor | None, reuse: bool = False
+    ) -> Tensor:
+        """x [M·S,C,h,w] channels-last, rows [rows,2·C], row int32 [M,H,W] -> [M·S,O,H,W].
+
+        residual [M·S,O,..] is upsampled where it is smaller. ``reuse``: its memory may be written to.
+        """
+        if self.use_kernels:
+            modulation = native.Modulation(rows, row, 2 if upsample else 1, LEAK)
+            return native.convolve(x, self.weight, self.bias, modulation, residual, reuse)
+        out = F.conv2d(modulate(x, rows, row, upsample, LEAK), self.weight, self.bias, padding=1)
+        if residual is None:
+            return out
+        if residual.shape != out.shape:
+            residual = F.interpolate(residual, scale_factor=2.0, mode="nearest")
+        return out.add_(residual)
+
+
+class ModulatedShortcut:
+    """conv(up(x)·scale + shift), 1x1 without bias."""
+
+    def __init__(self, conv: nn.Conv2d, how: How) -> None:
+        self.channels = conv.out_channels
+        self.use_kernels = how.use_kernels
+        weight = conv.weight.detach()
+        if self.use_kernels:
+            self.weight = native.pack(weight.flatten(1).T)
+        else:
+            self.weight = _for_torch(weight, how)
+
+    def __call__(self, x: Tensor, rows: Tensor, row: Tensor, upsample: bool) -> Tensor:
+        """x [M·S,C,h,w] channels-last, rows [rows,2·C], row int32 [M,H,W] -> [M·S,O,H,W]."""
+        if self.use_kernels:
+            return native.shortcut(x, rows, row, 2 if upsample else 1, self.weight, self.channels)
+        return F.conv2d(modulate(x, rows, row, upsample, 1.0), self.weight)
+
+
+class ImageConv:
+    """conv(leaky(x)) to the image, 3x3."""
+
+    def __init__(self, conv: nn.Conv2d, how: How) -> None:
+        weight = conv.weight.detach()
+        assert conv.bias is not None
+        self.bias = conv.bias.detach().to(how.device, how.dtype, copy=True)
+        self.use_kernels = how.use_kernels
+        if self.use_kernels:
+            self.weight = native.pack(weight.flatten(2).permute(1, 2, 0).flatten(1))
+        else:
+            self.weight = _for_torch(weight, how)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N,C,H,W] channels-last, whose memory may be written to -> [N,3,H,W]."""
+        if self.use_kernels:
+            return native.image(x, LEAK, self.weight, self.bias)
+        return F.conv2d(F.leaky_relu_(x, LEAK), self.weight, self.bias, padding=1)
+
+
+def _for_torch(weight: Tensor, how: How) -> Tensor:
+    return weight.to(how.device, how.dtype, memory_format=torch.channels_last, copy=True)
+
+
+def modulate(x: Tensor, rows: Tensor, row: Tensor, upsample: bool, leak: float) -> Tensor:
+    """leaky(up(x)·scale + shift), x [M·S,C,h,w] channels-last."""
+    channels, (masks, height, width) = x.shape[1], row.shape
+    samples = x.shape[0] // masks
+    scale, shift = (half.to(x.dtype).contiguous() for half in rows.chunk(2, 1))
+    flat = row.flatten()
+    out = x.new_empty(x.shape[0], height, width, channels)
+    band = max(1, VALUES_AT_ONCE // (width * channels * 2)) * 2
+    for m in range(masks):
+        for y in range(0, height, band):
+            end = min(height, y + band)
+            part = flat[(m * height + y) * width : (m * height + end) * width]
+            scales, shifts = scale.index_select(0, part), shift.index_select(0, part)
+            for n in range(m * samples, (m + 1) * samples):
+                source = x[n : n + 1, :, y // 2 : end // 2] if upsample else x[n : n + 1, :, y:end]
+                if upsample:
+                    source = F.interpolate(source, scale_factor=2.0, mode="nearest")
+                target = out[n, y:end].view(-1, channels)
+                torch.addcmul(shifts, source.permute(0, 2, 3, 1).reshape(-1, channels), scales, out=target)
+                if leak != 1.0:
+                    F.leaky_relu_(target, leak)
+    return out.permute(0, 3, 1, 2)

@@ -1,0 +1,145 @@
+"""The generator's inference form: the function of :class:`spadecli.model.generator.Generator` in evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..kernels import native
+from ..model.generator import Generator, SPADEBlock
+from ..model.layers import EPS, SPADE
+from ..model.tiling import Tile, Window, whole_tile
+from ..windows.find import Ints, Windows, find_windows
+from ..windows.tables import ModulationTable
+from .convolution import How, ImageConv, ModulatedConv, ModulatedShortcut, StartLinear
+
+CPU = torch.device("cpu")
+
+
+def why_not_fast(generator: Generator) -> str:
+    """Why there is no fast form; empty where there is one."""
+    if generator.arch.conditioning != "spade":
+        return f"conditioning {generator.arch.conditioning!r}: norms that do not see the map have no tables"
+    return ""
+
+
+class FastBlock:
+    """A residual block on channels-last maps: tables first, then feature maps."""
+
+    def __init__(self, block: SPADEBlock, num_classes: int, how: How) -> None:
+        norms = {"0": block.norm_0, "1": block.norm_1, "s": block.norm_s}
+        self.tables = {
+            n: ModulationTable(norm, num_classes, how) for n, norm in norms.items() if isinstance(norm, SPADE)
+        }
+        self.conv_0, self.conv_1 = ModulatedConv(block.conv_0, how), ModulatedConv(block.conv_1, how)
+        self.conv_s = ModulatedShortcut(block.conv_s, how) if block.conv_s is not None else None
+
+    def rows(self, found: Windows) -> dict[str, Tensor]:
+        """Scales and shifts of the block's SPADE layers, for the samples of these masks to share."""
+        return {name: table(found) for name, table in self.tables.items()}
+
+    def __call__(self, x: Tensor, rows: dict[str, Tensor], row: Tensor, upsample: bool) -> Tensor:
+        """[M·S,fin,h,w] -> [M·S,fout,H,W], upsampled before where that is asked; ``row`` int32 [M,H,W]."""
+        normed, shortcut = self._normed(x, "0"), x
+        if self.conv_s is not None:
+            shortcut = self.conv_s(normed, rows["s"], row, upsample)
+        x = self.conv_0(normed, rows["0"], row, upsample, None)
+        x = self._normed(x, "1")
+        return self.conv_1(x, rows["1"], row, False, shortcut, reuse=self.conv_s is not None)
+
+    def _normed(self, x: Tensor, layer: str) -> Tensor:
+        """Instance norm where it is not folded. Upsampling changes no mean and no variance: it may come after."""
+        if self.tables[layer].is_folded:
+            return x
+        return F.instance_norm(x, eps=EPS).contiguous(memory_format=torch.channels_last)
+
+
+class FastGenerator:
+    """Codes of label maps and latents to images; see the package.
+
+    Takes the weights it needs out of ``generator``, which is left without its blocks: they are in memory once.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        num_classes: int,
+        device: torch.device = CPU,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.how = How(device, dtype, device.type == "cpu" and dtype == torch.float32 and native.available())
+        self.arch, self.num_classes = generator.arch, num_classes
+        self.upsample_before = generator.upsample_before
+        self.has_edges = generator.semantic_channels > num_classes
+        self.fc: StartLinear | nn.Module
+        if isinstance(generator.fc, nn.Linear):
+            self.fc = StartLinear(generator.fc, self.arch.start_grid, self.how)
+        else:
+            self.fc = generator.fc.to(device)
+        generator.fc = nn.Identity()
+        self.conv_img = ImageConv(generator.conv_img, self.how)
+        self.blocks = []
+        for i, block in enumerate(generator.blocks):
+            assert isinstance(block, SPADEBlock)
+            self.blocks.append(FastBlock(block, num_classes, self.how))
+            generator.blocks[i] = nn.Identity()
+
+    def windows(self, codes: Ints, tile: Tile | None = None) -> list[Windows]:
+        """The distinct windows of codes [M,H,W] at every block; blocks with one window share them."""
+        whole = tile or whole_tile(self.arch, (codes.shape[1], codes.shape[2]))
+        found: dict[tuple[Window, int], Windows] = {}
+        for i, key in enumerate(zip(whole.blocks, whole.steps, strict=True)):
+            if key not in found:
+                found[key] = find_windows(whole.labels(i, codes), self.arch.kernel).to(self.how.device)
+        return [found[key] for key in zip(whole.blocks, whole.steps, strict=True)]
+
+    def start(self, codes: Ints, z: Tensor | None) -> Tensor:
+        """The first feature map [M·S, 16·ngf, h, w] of codes [M,H,W] and z [M·S,Z]."""
+        grid = self.arch.grid_for((codes.shape[1], codes.shape[2]))
+        if z is None:
+            first: Tensor = self.fc(self._planes(codes, grid))
+            return first
+        x: Tensor = self.fc(z)
+        if grid != self.arch.start_grid:
+            x = F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+        return x
+
+    def __call__(self, codes: Ints, z: Tensor | None = None) -> Tensor:
+        """Codes int32 [M,H,W] (see :func:`map_codes`) and z [M·S,Z] (unused where the latent is "map") ->
+        images [M·S,3,H,W] in [-1,1]. Row m·S+s is sample s of mask m."""
+        return self.from_start(self.start(codes, z), codes)
+
+    def from_start(self, x: Tensor, codes: Ints, tile: Tile | None = None) -> Tensor:
+        """The blocks alone, on the first feature map [M·S,16·ngf,h,w] of the whole map.
+
+        tile: the part of the images to make, [M·S,3,height,width] of it; None for all.
+        """
+        found = self.windows(codes, tile)
+        for i, (block, upsample) in enumerate(zip(self.blocks[:-1], self.upsample_before, strict=False)):
+            x = self._enter(i, x, tile)
+            x = block(x, block.rows(found[i]), found[i].row, upsample)
+        # the largest maps one by one: they take more memory than everything before
+        x = self._enter(len(self.blocks) - 1, x, tile)
+        last, row = self.blocks[-1], found[-1].row
+        rows, samples = last.rows(found[-1]), len(x) // len(codes)
+        images = []
+        for n in range(len(x)):
+            mask = slice(n // samples, n // samples + 1)
+            images.append(self.conv_img(last(x[n : n + 1], rows, row[mask], self.upsample_before[-1])))
+        all_images = torch.cat(images).tanh_()
+        return all_images if tile is None else tile.leave(all_images)
+
+    def _enter(self, block: int, x: Tensor, tile: Tile | None) -> Tensor:
+        x = x if tile is None else tile.enter(block, x)
+        return x.to(self.how.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _planes(self, codes: Ints, grid: tuple[int, int]) -> Tensor:
+        step_y, step_x = codes.shape[1] // grid[0], codes.shape[2] // grid[1]
+        small = torch.from_numpy(np.ascontiguousarray(codes[:, ::step_y, ::step_x])).long() - 1
+        channels = small // 2 if self.has_edges else small
+        planes = F.one_hot(channels, self.num_classes)
+        if self.has_edges:
+            planes = torch.cat([planes, (small % 2)[..., None]], 3)
+        return planes.permute(0, 3, 1, 2).float().to(self.how.device)

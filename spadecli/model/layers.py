@@ -1,0 +1,230 @@
+"""Normalization: spectral norm of weights, and SPADE's modulation of features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ..core.architecture import Norm
+from ..windows.modulate import at_pixels, gamma_beta_rows, is_cheaper, modulate
+from ..windows.neighbourhoods import Neighbourhoods
+from .semantic import SemanticMap
+
+EPS = 1e-5
+MOMENTUM = 0.1
+
+
+class SpectralConv2d(nn.Conv2d):
+    """A convolution whose weight is divided by its largest singular value (Miyato et al., ICLR 2018).
+
+    Training takes one step of power iteration per forward pass; evaluation divides by u^T W v with the
+    stored u and v, and so does training while ``iterates`` is off: the parts of a batch share one weight.
+    Always in the weight's own precision: half-precision power iteration drifts.
+    """
+
+    iterates = True
+    weight_u: Tensor
+    weight_v: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0, bias: bool = True
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, padding, bias=bias)
+        rows = self.weight.flatten(1)
+        self.register_buffer("weight_u", F.normalize(torch.randn(rows.shape[0]), dim=0))
+        self.register_buffer("weight_v", F.normalize(torch.randn(rows.shape[1]), dim=0))
+
+    @torch.no_grad()
+    def power_iteration(self, steps: int = 1) -> Tensor:
+        """Move u and v towards the first singular vectors; returns the singular value u^T W v."""
+        rows = _rows_as_stored(self.weight)
+        for _ in range(steps):
+            v = F.normalize(rows.mT @ self.weight_u, dim=0)
+            image = rows @ v
+            self.weight_u.copy_(F.normalize(image, dim=0))
+        self.weight_v.copy_(_shaped(v, self.weight).flatten())
+        return self.weight_u @ image
+
+    def effective_weight(self) -> Tensor:
+        """The weight that convolves: weight / sigma."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            if self.training and self.iterates:
+                sigma = self.power_iteration()
+            else:
+                with torch.no_grad():
+                    sigma = self.weight_u @ (self.weight.flatten(1) @ self.weight_v)
+            weight: Tensor = _DivideBySigma.apply(self.weight, self.weight_u, self.weight_v, sigma)  # type: ignore[no-untyped-call]
+            return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N,in,H,W] -> [N,out,h,w]."""
+        out: Tensor = self._conv_forward(x, self.effective_weight(), self.bias)
+        return out
+
+
+class _DivideBySigma(torch.autograd.Function):
+    """weight / sigma with sigma = u^T W v, u and v constants. By hand, as it runs over every weight in each step."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
+        # clones: a later forward pass moves the buffers before this one's backward has run
+        ctx.save_for_backward(weight, u.clone(), v.clone(), sigma)
+        return weight / sigma
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        weight, u, v, sigma = ctx.saved_tensors
+        rows = _rows_as_stored(weight)
+        of_rows = _rows_as_stored(gradient.contiguous(memory_format=_format(weight)))
+        # dL/dW = G / sigma - <G, W> / sigma^2 · u v^T
+        out = of_rows * rows
+        inner = out.sum()
+        out = torch.div(of_rows, sigma, out=out).addr_(u * (-inner / sigma.square()), _as_stored(v, weight))
+        return _shaped(out, weight), None, None, None
+
+
+def _format(weight: Tensor) -> torch.memory_format:
+    channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _rows_as_stored(weight: Tensor) -> Tensor:
+    """[O,I,k,k] as a matrix of O rows, whose columns lie as they do in memory: a copy of every weight costs more
+    than the power iteration."""
+    return weight.permute(0, 2, 3, 1).flatten(1) if _format(weight) == torch.channels_last else weight.flatten(1)
+
+
+def _as_stored(v: Tensor, weight: Tensor) -> Tensor:
+    """v [I·k·k] in the order of the columns of :func:`_rows_as_stored`."""
+    if _format(weight) != torch.channels_last:
+        return v
+    return v.view(weight.shape[1:]).permute(1, 2, 0).flatten()
+
+
+def _shaped(rows: Tensor, weight: Tensor) -> Tensor:
+    """The inverse of :func:`_rows_as_stored`, for rows or a single one."""
+    fin, height, width = weight.shape[1:]
+    if _format(weight) != torch.channels_last:
+        return rows.view(-1, fin, height, width)
+    return rows.view(-1, height, width, fin).permute(0, 3, 1, 2)
+
+
+def convolve_all(layer: nn.Conv2d, xs: Sequence[Tensor]) -> list[Tensor]:
+    """The layer on each of xs with one and the same weight: spectral norm takes one step, not one for each."""
+    weight = layer.effective_weight() if isinstance(layer, SpectralConv2d) else layer.weight
+    return [layer._conv_forward(x, weight, layer.bias) for x in xs]
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    *,
+    spectral: bool,
+    stride: int = 1,
+    padding: int = 0,
+    bias: bool = True,
+) -> nn.Conv2d:
+    """A convolution, spectrally normalized or plain."""
+    if spectral:
+        return SpectralConv2d(in_channels, out_channels, kernel, stride, padding, bias)
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=bias)
+
+
+def feature_norm(kind: Norm, channels: int, affine: bool = False) -> nn.Module:
+    """Batch or instance norm, without parameters unless ``affine``."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM, affine=affine)
+    return InstanceNorm2d(channels, eps=EPS, affine=affine)
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """Instance norm without parameters, [N,C,H,W] -> the same shape."""
+    return with_plain_gradient(F.instance_norm(x, eps=EPS))
+
+
+def with_plain_gradient(normed: Tensor) -> Tensor:
+    """The output of an instance norm, its gradient made contiguous where there is a single image.
+
+    There torch's own backward pass mistakes the layout of a channels-last gradient, and returns another one.
+    """
+    if normed.requires_grad and normed.shape[0] == 1:
+        normed.register_hook(lambda gradient: gradient.contiguous())  # type: ignore[no-untyped-call]
+    return normed
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """torch's, with the right gradient for a single image too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N,C,H,W] -> the same shape."""
+        return with_plain_gradient(super().forward(input))
+
+
+class SPADE(nn.Module):
+    """Spatially-adaptive normalization: norm(x) · (1 + gamma(map)) + beta(map) (section 3.1, equation 1).
+
+    The map, nearest-resized to x, goes through a shared convolution and ReLU; gamma and beta are one
+    convolution of the result with twice the outputs (first half gamma).
+    """
+
+    def __init__(self, channels: int, semantic_channels: int, hidden: int, kernel: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm = feature_norm(norm, channels)
+        self.shared = nn.Conv2d(semantic_channels, hidden, kernel, padding=kernel // 2)
+        self.gamma_beta = nn.Conv2d(hidden, 2 * channels, kernel, padding=kernel // 2)
+
+    def modulation(self, semantic: SemanticMap, size: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """gamma and beta of each mask, each [M,C,h,w]. They depend on the mask alone."""
+        found = self._neighbourhoods(semantic, size)
+        if found is not None:
+            rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, dtype)
+            return at_pixels(rows, found, len(semantic), size)
+        hidden = F.relu(self.shared(semantic.planes(size, dtype)))
+        gamma, beta = self.gamma_beta(hidden).chunk(2, dim=1)
+        return gamma, beta
+
+    def forward(self, x: Tensor, semantic: SemanticMap, slope: float = 1) -> Tensor:
+        """x [M·S,C,h,w], row m·S+s being sample s of mask m -> the same shape.
+
+        ``slope``: that of a leaky ReLU which follows, taken into the same step; 1 is none.
+        """
+        size, masks = (x.shape[2], x.shape[3]), len(semantic)
+        found = self._neighbourhoods(semantic, size)
+        if found is not None and x.shape[0] == masks:
+            rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, x.dtype)
+            return modulate(x, self.norm, rows, found, slope)
+        normed = self.norm(x)
+        gamma, beta = self.modulation(semantic, size, x.dtype)
+        if x.shape[0] == masks:
+            out = torch.addcmul(beta, normed, 1 + gamma)
+        else:
+            grouped = normed.unflatten(0, (masks, x.shape[0] // masks))
+            out = torch.addcmul(beta.unsqueeze(1), grouped, 1 + gamma.unsqueeze(1)).flatten(0, 1)
+        return out if slope == 1 else F.leaky_relu(out, slope)
+
+    def _neighbourhoods(self, semantic: SemanticMap, size: tuple[int, int]) -> Neighbourhoods | None:
+        """Those to work by, or None where this layer is computed by convolutions."""
+        found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
+        if found is None or semantic.modulation == "fast" or is_cheaper(found.share, self.shared, self.gamma_beta):
+            return found
+        return None
+
+
+class PlainNorm(nn.Module):
+    """Norm with learned scale and shift, blind to the map: what SPADE is compared with (section 4.4)."""
+
+    def __init__(self, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm = feature_norm(norm, channels, affine=True)
+
+    def forward(self, x: Tensor, semantic: SemanticMap, slope: float = 1) -> Tensor:
+        """x [N,C,h,w] -> the same shape; ``slope`` as in :class:`SPADE`."""
+        out: Tensor = self.norm(x)
+        return out if slope == 1 else F.leaky_relu(out, slope)

@@ -1,0 +1,239 @@
+"""What the training of a segmenter starts from: recipe, pairs, which of them are left out, and the run folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.errors import UserError
+from ..core.recipe import Recipe, find_recipe, load_recipe
+from ..data.packed import Packed
+from ..metrics.devices import pick_device
+from ..store.atomic import part_file
+from ..training.setup import open_data
+from .card import SegmenterArchitecture
+from .network import SegmentationNet
+from .samples import IGNORED
+from .trainer import SegmenterTrainer, class_weights
+
+
+@dataclass(frozen=True)
+class TrainSegmenterOptions:
+    """What to train a segmenter on, for how long, and which network.
+
+    recipe: a shipped recipe's name or a TOML file; overrides: ``key=value`` for it.
+    out: the run's folder; None is RUNS_DIR/<recipe>-segmenter.
+    minutes, steps: how long; steps are exact and win.
+    test: a packed file whose pairs the segmenter is scored on, where data.holdout names none.
+    validate: leave out every so-many-th training pair and score on these instead of the held-out ones, so that settings
+        can be chosen without a look at those; 0 trains on all.
+    width: channels of the first level; balance: how far the loss makes up for the rarity of classes (0 not at all, 1
+        fully); coarse_share: share of the steps at half the size.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    runs_dir: Path = Path("runs")
+    out: Path | None = None
+    minutes: float = 30.0
+    steps: int | None = None
+    test: Path | None = None
+    validate: int = 0
+    device: str = "auto"
+    width: int = 24
+    batch: int = 8
+    lr: float = 3e-3
+    balance: float = 0.5
+    jitter: float = 0.2
+    coarse_share: float = 0.75
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SegmenterPlan:
+    """A segmenter's training as it would be.
+
+    fitted: indices of the packed pairs that are trained on. unseen: (packed file, index) pairs that it is scored on;
+    unseen_are: what they are, in words. counts: int64 [K], pixels of each class in the fitted pairs.
+    steps: None where they are still to be fitted to the minutes.
+    """
+
+    recipe: Recipe
+    origin: str
+    run_dir: Path
+    packed: Packed
+    fitted: tuple[int, ...]
+    unseen: tuple[tuple[Packed, int], ...]
+    unseen_are: str
+    counts: NDArray[np.int64]
+    arch: SegmenterArchitecture
+    device: torch.device
+    steps: int | None
+    batch: int
+    lr: float
+    balance: float
+    jitter: float
+    coarse_share: float
+    seed: int
+    workers: int
+
+    @property
+    def weights_path(self) -> Path:
+        """The segmenter's file, there once it is finished."""
+        return self.run_dir / "segmenter.safetensors"
+
+    @property
+    def state_path(self) -> Path:
+        """All that going on needs."""
+        return self.run_dir / "state.pt"
+
+    @property
+    def parameters(self) -> int:
+        """Trained values of the network."""
+        with torch.device("meta"):
+            net = SegmentationNet(self.arch, self.recipe.labels.num_classes)
+        return sum(p.numel() for p in net.parameters())
+
+    def settings(self) -> dict[str, Any]:
+        """What the result depends on, as plain values."""
+        return {
+            "recipe": self.recipe.name,
+            "data_sha256": self.packed.sha256,
+            "pairs": len(self.fitted),
+            "size": list(self.arch.size),
+            "width": self.arch.width,
+            "batch": self.batch,
+            "lr": self.lr,
+            "balance": self.balance,
+            "jitter": self.jitter,
+            "coarse_share": self.coarse_share,
+            "precision": self.recipe.train.precision,
+            "seed": self.seed,
+        }
+
+    def with_coarse_share(self, share: float) -> SegmenterPlan:
+        """The same with another share of steps at half the size."""
+        return replace(self, coarse_share=share)
+
+
+def plan_segmenter(options: TrainSegmenterOptions) -> SegmenterPlan:
+    """Check everything and write nothing. Raises UserError with all that is wrong with recipe and data."""
+    resolved = load_recipe(find_recipe(options.recipe), options.overrides)
+    recipe = resolved.recipe
+    device = pick_device(options.device)
+    dataset, indices = open_data(resolved)
+    packed = dataset.packed
+    fitted, unseen, unseen_are = _divide(options, recipe, packed, indices)
+    if not fitted:
+        raise UserError(f"{packed.path}: --validate {options.validate} leaves nothing to train on")
+    workers = min(recipe.train.num_workers, os.cpu_count() or 1)
+    return SegmenterPlan(
+        recipe=recipe,
+        origin=resolved.origin,
+        run_dir=options.out or options.runs_dir / f"{recipe.name}-segmenter",
+        packed=packed,
+        fitted=tuple(fitted),
+        unseen=unseen,
+        unseen_are=unseen_are,
+        counts=_class_counts(packed, fitted, recipe),
+        arch=SegmenterArchitecture(size=recipe.model.size, width=options.width),
+        device=device,
+        steps=options.steps,
+        batch=options.batch,
+        lr=options.lr,
+        balance=options.balance,
+        jitter=options.jitter,
+        coarse_share=options.coarse_share,
+        seed=options.seed,
+        workers=workers,
+    )
+
+
+def _divide(
+    options: TrainSegmenterOptions, recipe: Recipe, packed: Packed, indices: list[int]
+) -> tuple[list[int], tuple[tuple[Packed, int], ...], str]:
+    """Pairs to train on, pairs to score on, and what these are."""
+    if options.validate:
+        left_out = indices[:: options.validate]
+        fitted = sorted(set(indices) - set(left_out))
+        return fitted, tuple((packed, i) for i in left_out), f"every {options.validate}th training pair, left out"
+    if options.test is not None:
+        test = Packed(options.test)
+        problems = []
+        if test.labels != recipe.labels:
+            problems.append(f"packed with label space {test.labels.name!r}, which is not the recipe's")
+        if same := sorted(set(test.names) & {packed.names[i] for i in indices}):
+            problems.append(f"{len(same)} of its pairs are trained on: {', '.join(same[:5])}")
+        if problems:
+            raise UserError(f"{options.test}: cannot be tested on", problems=problems)
+        return indices, tuple((test, i) for i in range(len(test))), f"the {len(test)} pairs of {options.test.name}"
+    held = set(recipe.data.holdout)
+    unseen = tuple((packed, i) for i, name in enumerate(packed.names) if name in held)
+    return indices, unseen, "held out by the recipe" if unseen else "none"
+
+
+def _class_counts(packed: Packed, fitted: list[int], recipe: Recipe) -> NDArray[np.int64]:
+    """Pixels of each class in the pairs that are trained on, int64 [K]."""
+    codes = np.zeros(256, np.int64)
+    for i in fitted:
+        codes += np.bincount(packed.get(i)[0].ravel(), minlength=256)
+    packed.close()
+    known = recipe.labels.code_to_channel >= 0
+    channels = recipe.labels.code_to_channel[known]
+    return np.bincount(channels, codes[known], recipe.labels.num_classes).astype(np.int64)
+
+
+def new_trainer(plan: SegmenterPlan) -> SegmenterTrainer:
+    """A trainer at step 0."""
+    counts = torch.from_numpy(plan.counts.copy())
+    if plan.recipe.labels.unknown_channel is not None:
+        counts[plan.recipe.labels.unknown_channel] = 0
+    weights = class_weights(counts, plan.balance)
+    return SegmenterTrainer(
+        plan.arch,
+        weights,
+        plan.device,
+        ignored=IGNORED,
+        seed=plan.seed,
+        lr=plan.lr,
+        bf16=plan.recipe.train.precision == "bf16",
+    )
+
+
+def save_state(plan: SegmenterPlan, trainer: SegmenterTrainer, step: int, steps: int, seconds: float) -> None:
+    """Write state.pt in one step."""
+    state = {"format": "spade-segmenter-state", "settings": plan.settings(), "trainer": trainer.state_dict()}
+    with part_file(plan.state_path) as part:
+        torch.save({**state, "step": step, "steps": steps, "seconds": seconds}, part)
+
+
+def load_state(plan: SegmenterPlan, trainer: SegmenterTrainer) -> tuple[int, int, float]:
+    """Step, steps and seconds of the run that is to go on; zeros where there is none.
+
+    Raises UserError where the folder holds a run with other settings, or a damaged one.
+    """
+    if not plan.state_path.is_file():
+        return 0, 0, 0.0
+    try:
+        state = torch.load(plan.state_path, map_location=trainer.device, weights_only=True)
+        old, steps = dict(state["settings"]), int(state["steps"])
+        differences = [f"{k}: {old.get(k)} -> {v}" for k, v in plan.settings().items() if old.get(k) != v]
+        if plan.steps is not None and plan.steps != steps:
+            differences.append(f"steps: {steps} -> {plan.steps}")
+        if not differences:
+            trainer.load_state_dict(state["trainer"])
+            return int(state["step"]), steps, float(state["seconds"])
+    except Exception as e:  # a damaged file may fail anywhere in the reader
+        hint = f"remove {plan.run_dir} to start anew"
+        raise UserError(f"{plan.state_path}: damaged, or of another version ({type(e).__name__})", hint=hint) from e
+    raise UserError(
+        f"{plan.run_dir}: holds another segmenter's training",
+        problems=differences,
+        hint="give another folder with --out, or remove that one",
+    )

@@ -1,0 +1,283 @@
+"""Several processes that train one model together: how they join, agree, share state, and fail.
+
+Two groups: one for control, over gloo on the CPU, which never waits for a device; and one for gradients and
+statistics, over NCCL on CUDA.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..core.errors import SpadeError, UserError
+from ..core.ranks import World
+from .rendezvous import meet
+from .sync_norm import synchronize_norms
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=30)  # process 0 may validate for as long, while the others wait
+END_AWAITED = 3.0  # seconds in which torchrun, seeing that one process failed, ends the others
+LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
+
+
+class ProcessesLost(SpadeError):
+    """The other processes cannot be reached: one of them failed, and its own message says why."""
+
+    secondary = True
+
+
+class Processes:
+    """The processes of a run; a single one where there is one, and then every method is a plain call."""
+
+    def __init__(self, world: World | None = None, control: dist.ProcessGroup | None = None) -> None:
+        self.world = world or World()
+        self.control = self.group = control
+
+    @property
+    def many(self) -> bool:
+        """Whether there is more than one."""
+        return self.control is not None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process reports, decides and writes."""
+        return self.world.is_first
+
+    def use(self, device: torch.device) -> None:
+        """Compute on ``device`` from now on; all processes use the same kind."""
+        if device.type == "cuda" and self.many:
+            torch.cuda.set_device(device)
+            self.group = dist.new_group(backend="nccl", timeout=TIMEOUT, device_id=device)
+
+    def first(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``function`` returns in process 0, the only one that calls it; the others wait.
+
+        A SpadeError is raised in every process, and told by process 0 alone.
+        """
+        if self.control is None:
+            return function(*args, **kwargs)
+        outcome: list[Any] = [None, None]
+        failure: BaseException | None = None
+        if self.is_first:
+            try:
+                outcome[0] = function(*args, **kwargs)
+            except BaseException as e:
+                failure = e
+                outcome[1] = _as_common(e, "")
+        dist.broadcast_object_list(outcome, 0, self.control)
+        if failure is not None and not isinstance(failure, SpadeError):
+            raise failure
+        if outcome[1] is not None:
+            raise outcome[1]
+        return cast(T, outcome[0])
+
+    def only_first(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """As :meth:`first`, but what ``function`` returns stays in process 0: None elsewhere."""
+        kept: list[T] = []
+        self.first(lambda: kept.append(function(*args, **kwargs)))
+        return kept[0] if kept else None
+
+    def everywhere(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``function`` returns here; where it fails in any process, that error is raised in all of them."""
+        if self.control is None:
+            return function(*args, **kwargs)
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as e:
+            failure = e
+        errors = self._gather(None if failure is None else _as_common(failure, self._name()))
+        if failure is not None and not isinstance(failure, SpadeError):
+            raise failure
+        if found := next((e for e in errors if e is not None), None):
+            raise found
+        return cast(T, result)
+
+    def any(self, wish: bool) -> bool:
+        """Whether any process wishes it. Waits for the other processes, never for a device."""
+        if self.control is None:
+            return wish
+        flag = torch.tensor([int(wish)])
+        dist.all_reduce(flag, dist.ReduceOp.MAX, self.control)
+        return bool(flag.item())
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean of ``values`` over the processes."""
+        if self.group is None:
+            return values
+        summed = values.clone()
+        dist.all_reduce(summed, group=self.group)
+        return summed / self.world.size
+
+    def agree(self, what: str, value: str, hint: str) -> None:
+        """Raise UserError, in every process, where ``value`` is not the same everywhere."""
+        if self.control is None:
+            return
+        values = self._gather((value, self._name()))
+        problems = [f"{name}: {v}" for v, name in values if v != values[0][0]]
+        if problems:
+            error = UserError(f"{what} differs; {values[0][1]}: {values[0][0]}", problems=problems, hint=hint)
+            error.common = True
+            raise error
+
+    def spread(self, state: Any) -> Any:
+        """Process 0's ``state``, a tree of dicts, lists and tuples with tensors in it, on the CPU elsewhere.
+
+        Tensors keep the strides that they have there, but for those with gaps or shared memory, which arrive dense.
+        """
+        if self.control is None:
+            return state
+        tensors: list[Tensor] = []
+        skeleton = _without_tensors(state, tensors) if self.is_first else None
+        skeleton = self.first(lambda: skeleton)
+        if not self.is_first:
+            tensors = _empty_tensors(skeleton)
+        for tensor in tensors:
+            dist.broadcast(_memory(tensor.cpu()), 0, self.control)
+        return state if self.is_first else _with_tensors(skeleton, iter(tensors))
+
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """``network``, called such that its gradients are means over all processes and its batch norms theirs.
+
+        Statistics of batch norm and vectors of spectral norm come out equal everywhere and are not sent around.
+        """
+        if self.group is None:
+            return network
+        synchronize_norms(network, self.group)
+        names = inspect.signature(DistributedDataParallel).parameters
+        keep_buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        options: dict[str, Any] = {keep_buffers: False, "gradient_as_bucket_view": True}
+        return DistributedDataParallel(network, process_group=self.group, **options)
+
+    def _gather(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.world.size
+        dist.all_gather_object(values, value, self.control)
+        return values
+
+    def _name(self) -> str:
+        return f"process {self.world.rank} on {socket.gethostname()}"
+
+
+@contextmanager
+def join(world: World) -> Iterator[Processes]:
+    """The processes that torchrun started, joined while the block runs; a single one where it did not.
+
+    Raises ProcessesLost where the others can no longer be reached.
+    """
+    if world.size == 1:
+        yield Processes(world)
+        return
+    clean = False
+    try:
+        store = meet(world, TIMEOUT)
+        dist.init_process_group("gloo", store=store, timeout=TIMEOUT, rank=world.rank, world_size=world.size)
+        try:
+            yield Processes(world, dist.group.WORLD)
+            clean = True
+        except SpadeError as e:
+            clean = e.common
+            raise
+        except KeyboardInterrupt:
+            clean = True
+            raise
+    except (RuntimeError, OSError) as e:
+        if LOST.search(str(e)) is None:
+            raise
+        if world.launched:
+            time.sleep(END_AWAITED)  # torchrun ends this process, and no second message buries the first
+        line = re.sub(r"^\[[^\]]*\] *", "", str(e).strip()).splitlines()[0].split(". ")[0]
+        raise ProcessesLost(
+            f"lost the other processes ({line})", hint="the process that failed says why; the same command goes on"
+        ) from e
+    finally:
+        if clean:  # else some collective may never end, and the end of the process is what ends it
+            dist.destroy_process_group()
+
+
+@contextmanager
+def unsynchronized(networks: Mapping[str, nn.Module], wanted: bool) -> Iterator[None]:
+    """While open and ``wanted``, gradients of parallel networks add up in each process by itself."""
+    with ExitStack() as stack:
+        for network in networks.values():
+            if wanted and isinstance(network, DistributedDataParallel):
+                stack.enter_context(network.no_sync())
+        yield
+
+
+def _as_common(failure: BaseException, where: str) -> SpadeError:
+    """The failure as an error that every process raises; what is no SpadeError is told where it happened."""
+    if not isinstance(failure, SpadeError):
+        error: SpadeError = ProcessesLost(f"{type(failure).__name__} in another process")
+    elif where and not where.startswith("process 0 "):
+        error = type(failure)(f"{where}: {failure.message}", hint=failure.hint, problems=failure.problems)
+    else:
+        error = failure
+    error.common = True
+    return error
+
+
+class _Place:
+    """Where a tensor stood in a tree, and what it was like."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape, self.stride, self.dtype = tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+    def empty(self) -> Tensor:
+        """Such a tensor."""
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The tensor without its gradient; a copy where its memory has gaps, or stands for several of its values."""
+    tensor = tensor.detach()
+    # what is made in the likeness of a dense tensor has its strides, and is dense in any case
+    is_dense = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    return tensor if is_dense else tensor.contiguous()
+
+
+def _memory(dense: Tensor) -> Tensor:
+    """The bytes of a tensor as they lie in memory: gloo sends memory, whatever its strides say."""
+    return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8)
+
+
+def _without_tensors(tree: Any, tensors: list[Tensor]) -> Any:
+    """The tree with a _Place for each tensor, which goes to ``tensors``, dense."""
+    if isinstance(tree, Tensor):
+        tensors.append(_dense(tree))
+        return _Place(tensors[-1])
+    if isinstance(tree, Mapping):
+        return {key: _without_tensors(value, tensors) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_without_tensors(value, tensors) for value in tree)
+    return tree
+
+
+def _empty_tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, _Place):
+        return [tree.empty()]
+    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return [tensor for value in values for tensor in _empty_tensors(value)]
+
+
+def _with_tensors(tree: Any, tensors: Iterator[Tensor]) -> Any:
+    if isinstance(tree, _Place):
+        return next(tensors)
+    if isinstance(tree, dict):
+        return {key: _with_tensors(value, tensors) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_with_tensors(value, tensors) for value in tree)
+    return tree

@@ -1,0 +1,61 @@
+"""Exponential moving average of what the networks compute with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..core.recipe import Recipe
+from ..model.encoder import ImageEncoder
+from ..model.generator import Generator
+from ..weights.file import effective_state
+
+States = Mapping[str, Mapping[str, Tensor]]  # "generator" and, where there is one, "encoder": effective weights
+
+
+class EMA:
+    """Averages of effective weights (spectral norm folded) and of running statistics, in float32.
+
+    The decay is min(decay, (1 + t) / (10 + t)) at update t, so that the first weights, which are noise,
+    are soon forgotten.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self._modules = modules
+        self.averages = {name: {k: v.clone() for k, v in effective_state(m).items()} for name, m in modules.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the averages towards the modules' present state."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, module in self._modules.items():
+            average, state = self.averages[name], effective_state(module)
+            torch._foreach_lerp_([average[k] for k in state], list(state.values()), 1 - decay)
+
+    def state_dict(self) -> dict[str, object]:
+        """Tensors and plain containers."""
+        return {"updates": self.updates, "averages": self.averages}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore in place."""
+        self.updates = int(state["updates"])  # type: ignore[call-overload]
+        saved: Mapping[str, Mapping[str, Tensor]] = state["averages"]  # type: ignore[assignment]
+        for name, average in self.averages.items():
+            for key, value in average.items():
+                value.copy_(saved[name][key])
+
+
+def averaged_networks(recipe: Recipe, states: States, device: torch.device) -> tuple[Generator, ImageEncoder | None]:
+    """Generator and encoder with these weights, in evaluation mode."""
+    generator = Generator(recipe.model, recipe.labels.semantic_channels, spectral=False).to(device)
+    generator.load_state_dict(states["generator"], strict=False)
+    encoder = None
+    if "encoder" in states:
+        encoder = ImageEncoder(recipe.model, spectral=False).to(device)
+        encoder.load_state_dict(states["encoder"])
+        encoder.eval()
+    return generator.eval(), encoder

@@ -1,0 +1,180 @@
+"""Where ``--init`` starts from: our weights, a run, or NVlabs files, brought to the recipe's label space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..commands.convert.to_safetensors import PRESETS, published_labels
+from ..core.architecture import Architecture
+from ..core.errors import UserError
+from ..core.labelspace import LabelSpace
+from ..core.recipe import DiscriminatorSection, Recipe, find_recipe, load_recipe
+from ..model.encoder import add_grid
+from ..model.generator import resize_start
+from ..store.h5 import file_sha256
+from ..store.run_folder import Init, RunFolder
+from ..weights.file import effective_state, load_effective, load_weights
+from ..weights.nvlabs import import_generator
+from ..weights.nvlabs_training import files_beside, import_discriminator, options_for, semantic_channels
+from ..weights.remap import ClassTransfer, carry, differences, discriminator_places, generator_places, match_classes
+from .run import read_state
+from .step import Trainer
+
+
+@dataclass(frozen=True)
+class Start:
+    """Networks to start from: effective weights of generator and encoder, the discriminator's as it was trained.
+
+    file: of the generator. labels: what the channels of its map mean. recipe: that it was trained by, as its card
+        has it, {} where it has none.
+    """
+
+    file: Path
+    architecture: Architecture
+    labels: LabelSpace
+    generator: dict[str, Tensor]
+    encoder: dict[str, Tensor] | None = None
+    discriminator: tuple[DiscriminatorSection, dict[str, Tensor]] | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def may_know(self, recipe: Recipe) -> bool:
+        """Whether it learned from the same source, and without keeping the recipe's validation pairs out."""
+        data, validation = self.recipe.get("data", {}), self.recipe.get("validation", {})
+        if not recipe.data.source or data.get("source") != recipe.data.source:
+            return False
+        own = recipe.validation.model_dump(mode="json")
+        same = all(validation.get(key) == own[key] for key in ("pairs", "names"))
+        return not (validation.get("every") and same)
+
+    def transfer(self, recipe: Recipe) -> ClassTransfer:
+        """Which class becomes which."""
+        return match_classes(self.labels, recipe.labels)
+
+    def lines(self, recipe: Recipe) -> list[str]:
+        """What is taken over, for people."""
+        parts = ["generator"]
+        parts += ["encoder"] if self.encoder is not None and recipe.model.has_encoder else []
+        parts += ["discriminator"] if self.discriminator is not None else []
+        fresh = [
+            name
+            for name, is_there, is_wanted in (
+                ("encoder", self.encoder is not None, recipe.model.has_encoder),
+                ("discriminator", self.discriminator is not None, True),
+            )
+            if is_wanted and not is_there
+        ]
+        taken = f"starting from {self.file}: {', '.join(parts)}" + f" (fresh: {', '.join(fresh)})" * bool(fresh)
+        return [taken, *self.transfer(recipe).lines]
+
+
+def open_start(path: Path, recipe: Recipe, labels_of: str | None = None) -> Start:
+    """Read what ``--init`` names: ``.safetensors``, the folder of a run, or ``NAME_net_G.pth``.
+
+    labels_of: a recipe whose label space the networks were trained on, where the file cannot tell.
+    Raises UserError that lists every difference between its networks and the recipe's that cannot be bridged.
+    """
+    if path.is_dir():
+        start = _of_run(path)
+    elif path.suffix == ".pth":
+        start = _of_nvlabs(path, recipe, labels_of)
+    elif path.suffix == ".pt":
+        raise UserError(f"{path}: training state, not weights", hint=f"--init {path.parent} starts from the run")
+    else:
+        start = _of_weights(path)
+    if labels_of is not None and path.suffix != ".pth":
+        start = _relabelled(start, load_recipe(find_recipe(labels_of)).recipe.labels, labels_of)
+    shape = start.discriminator[0] if start.discriminator else None
+    problems = differences(start.architecture, recipe.model, shape, recipe.discriminator)
+    if problems:
+        hint = "set these in the recipe as they are there (--set model.ngf=...); label space, training size and encoder"
+        raise UserError(f"{path}: cannot start this recipe", problems=problems, hint=f"{hint} may differ")
+    return start
+
+
+def init_record(start: Start) -> Init:
+    """What run.json keeps of a start."""
+    return Init(file=start.file.name, sha256=file_sha256(start.file))
+
+
+def apply_start(trainer: Trainer, start: Start) -> None:
+    """Set a fresh trainer's networks to the start's, in the recipe's label space; averages begin from them."""
+    recipe, transfer = trainer.recipe, start.transfer(trainer.recipe)
+    channels = start.labels.semantic_channels, recipe.labels.semantic_channels
+    generator = resize_start(start.generator, start.architecture, recipe.model)
+    fresh = effective_state(trainer.generator)
+    carried = carry(generator, fresh, generator_places(trainer.generator), channels, transfer)
+    problems = load_effective(trainer.generator, carried, "generator.")
+    if trainer.encoder is not None and start.encoder is not None:
+        added = 0 if start.architecture.encoder_grid else recipe.model.encoder_grid
+        problems += load_effective(trainer.encoder, add_grid(start.encoder, added), "encoder.")
+    if problems:
+        raise UserError(f"{start.file}: does not fit the recipe's networks", problems=problems)
+    if start.discriminator is not None:
+        places = discriminator_places(trainer.discriminator)
+        fresh = trainer.discriminator.state_dict()
+        trainer.discriminator.load_state_dict(carry(start.discriminator[1], fresh, places, channels, transfer))
+    trainer.restart_ema()
+
+
+def _of_weights(path: Path) -> Start:
+    card, generator, encoder = load_weights(path)
+    states = effective_state(generator), effective_state(encoder) if encoder is not None else None
+    return Start(path, card.architecture, card.labels, *states, recipe=card.recipe)
+
+
+def _of_run(path: Path) -> Start:
+    """The averages of a run, and its discriminator as the last checkpoint has it."""
+    run = RunFolder(path)
+    if not run.exists:
+        raise UserError(f"{path}: not the folder of a run", hint="give weights (.safetensors) or NAME_net_G.pth")
+    recipe = run.read().recipe
+    discriminator = read_state(run.state_path)["trainer"]["networks"]["discriminator"]
+    return replace(_of_weights(run.weights_path), discriminator=(recipe.discriminator, discriminator))
+
+
+def _of_nvlabs(path: Path, recipe: Recipe, labels_of: str | None) -> Start:
+    channels = semantic_channels(path)
+    labels = _labels_of_nvlabs(path, channels, recipe, labels_of)
+    encoder_path, discriminator_path = files_beside(path)
+    options = options_for(path, labels, recipe.model)
+    architecture, generator, encoder = import_generator(path, encoder_path, options)
+    discriminator = import_discriminator(discriminator_path, channels) if discriminator_path else None
+    states = effective_state(generator), effective_state(encoder) if encoder is not None else None
+    return Start(path, architecture, labels, *states, discriminator)
+
+
+def _labels_of_nvlabs(path: Path, channels: int, recipe: Recipe, labels_of: str | None) -> LabelSpace:
+    """The label space of a checkpoint, which its file does not tell: as told, the recipe's, or a published one."""
+    if labels_of is not None:
+        labels = load_recipe(find_recipe(labels_of)).recipe.labels
+        _check_channels(path, channels, labels, labels_of)
+        return labels
+    if channels == recipe.labels.semantic_channels:
+        return recipe.labels
+    published = [published_labels(PRESETS[name]) for name in PRESETS if PRESETS[name].recipe]
+    for labels in published:
+        if labels.semantic_channels == channels:
+            return labels
+    known = ", ".join(f"{labels.name} {labels.semantic_channels}" for labels in (recipe.labels, *published))
+    raise UserError(
+        f"{path}: a map of {channels} channels, which is none of {known}",
+        hint="--init-labels RECIPE names a recipe with the label space that it was trained on",
+    )
+
+
+def _relabelled(start: Start, labels: LabelSpace, origin: str) -> Start:
+    _check_channels(start.file, start.labels.semantic_channels, labels, origin)
+    return replace(start, labels=labels)
+
+
+def _check_channels(path: Path, channels: int, labels: LabelSpace, origin: str) -> None:
+    if labels.semantic_channels != channels:
+        raise UserError(
+            f"--init-labels {origin}: {labels.semantic_channels} channels, {path} was trained on {channels}",
+            hint="classes, unknown and edge channel count",
+        )

@@ -1,0 +1,68 @@
+"""Batch-norm statistics of averaged weights, measured anew.
+
+Training averages the running statistics along with the weights, so they are those of the networks that were, each of
+its own moment. What the averaged weights themselves produce differs; these are its moments, measured over batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..model.encoder import ImageEncoder, reparameterize
+from ..model.generator import Generator
+from ..model.semantic import SemanticMap
+from .ema import States
+
+Inputs = tuple[SemanticMap, Tensor, Tensor]  # map, photos [N,3,H,W] in [-1,1], noise [N,Z]
+
+
+@torch.no_grad()
+def recalibrate(generator: Generator, encoder: ImageEncoder | None, batches: Iterable[Inputs]) -> None:
+    """Set the generator's batch-norm statistics, in place, to their mean over ``batches``; each batch counts the same.
+
+    z comes from the photos as in training. Networks are in evaluation mode before and after.
+    """
+    norms = _batch_norms(generator)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+        norm.train()
+    try:
+        for semantic, photo, eps in batches:
+            z = eps
+            if encoder is not None:
+                mu, logvar = encoder(photo)
+                z = reparameterize(mu, logvar, eps)
+            generator(semantic, z if generator.arch.uses_z else None)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+def with_statistics_of(states: States, generator: Generator) -> States:
+    """``states`` with the generator's batch-norm statistics in the place of theirs."""
+    measured = {name: value for name, value in generator.state_dict().items() if _is_statistic(name)}
+    return {**states, "generator": {**states["generator"], **measured}}
+
+
+def deviation_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[float]:
+    """By how much the standard deviation of each channel of each norm changed: sqrt(after / before) - 1."""
+    changes = [
+        ((after[name] + 1e-12) / (value + 1e-12)).sqrt() - 1
+        for name, value in before.items()
+        if name.endswith("running_var")
+    ]
+    return [float(change) for change in torch.cat(changes).tolist()] if changes else []
+
+
+def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    return [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def _is_statistic(name: str) -> bool:
+    return name.endswith(("running_mean", "running_var"))

@@ -1,0 +1,207 @@
+"""What a training run starts from: recipe, data, run folder, networks. All of it is checked before it is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..core.errors import BackendUnavailable, UserError
+from ..core.recipe import Recipe, Resolved, find_recipe, load_recipe, recipe_difference, shipped_recipes
+from ..core.report import Report
+from ..core.version import VERSION
+from ..data.dataset import TrainingSet
+from ..data.split import split_pairs
+from ..store.run_folder import RunFolder, RunRecord, newest_unfinished
+from .init_from import Start, apply_start, init_record, open_start
+from .step import Trainer, build_networks
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train, and for how long.
+
+    recipe: a shipped recipe's name, a TOML file, or the folder of a run to go on with; None resumes the newest
+        unfinished run, else takes
+        ./recipe.toml, else the shipped facades recipe.
+    overrides: ``key=value`` for the recipe. init: weights, the folder of a run or an NVlabs generator to start from;
+        init_labels: a recipe with the label space that it was trained on, where the file cannot tell.
+    recalibrate: measure batch-norm statistics of the averages anew for what is exported (a finished run is exported
+        again), on the recipe's number of batches, or 50 where it gives none.
+    max_minutes: stop (resumable) after so long. fit_minutes: choose the number of steps to fit.
+    """
+
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    runs_dir: Path = Path("runs")
+    device: str = "auto"
+    init: Path | None = None
+    init_labels: str | None = None
+    recalibrate: bool = False
+    max_minutes: float | None = None
+    fit_minutes: float | None = None
+    tensorboard: bool = False
+
+
+def resolve_recipe(options: TrainOptions, report: Report) -> Resolved:
+    """The recipe: as given, or of the newest unfinished run, or ./recipe.toml, or the shipped facades."""
+    if options.recipe is not None and (Path(options.recipe) / "run.json").is_file():
+        return _of_run(RunFolder(Path(options.recipe)))
+    if options.recipe is not None:
+        return load_recipe(find_recipe(options.recipe), options.overrides)
+    open_run = newest_unfinished(options.runs_dir, report.warn) if not options.overrides else None
+    if open_run is not None:
+        report.note(f"going on with {open_run.path}, the newest unfinished run")
+        return _of_run(open_run)
+    name = "recipe.toml" if Path("recipe.toml").is_file() else "facades"
+    report.note(f"training recipe {name}")
+    return load_recipe(find_recipe(name), options.overrides)
+
+
+def run_folder(options: TrainOptions, recipe: Recipe) -> RunFolder:
+    """Where the run is, or will be."""
+    if options.recipe is not None and (Path(options.recipe) / "run.json").is_file():
+        return RunFolder(Path(options.recipe))
+    return RunFolder(options.runs_dir / recipe.name)
+
+
+def _of_run(run: RunFolder) -> Resolved:
+    record = run.read()
+    return Resolved(record.recipe, dict.fromkeys(Recipe.model_fields, str(run.path)), record.origin)
+
+
+def _expected_files(recipe: Recipe) -> list[str]:
+    """What the packed file is made from, as the recipe names it."""
+    data = recipe.data
+
+    def files(what: str, folder: str, suffix: str) -> str:
+        return f"{what}: {folder or '(no folder set)'}" + (f", files ending in {suffix}" if suffix else "")
+
+    lines = [files("photos", data.photos, data.photo_suffix), files("masks", data.masks, data.mask_suffix)]
+    if recipe.labels.instances:
+        lines.append(files("instances", data.instances, data.instance_suffix))
+    if data.scenes:
+        lines.append(f"scenes: {data.scene_file}")
+    return lines
+
+
+def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
+    """The packed data and the indices to train on; raises UserError with all that is wrong with them."""
+    recipe = resolved.recipe
+    data, path = recipe.data, Path(recipe.data.packed)
+    if not path.is_file():
+        photos, masks = data.photos or "PHOTOS", data.masks or "MASKS"
+        folders = "" if data.photos and data.masks else f"{photos} {masks} "
+        origin = Path(resolved.origin)
+        name = recipe.name if origin in shipped_recipes().values() else origin
+        raise UserError(
+            f"{path}: the packed data of recipe {recipe.name!r} are missing",
+            problems=_expected_files(recipe),
+            hint=f"spade pack {folders}--recipe {name} -o {path}",
+        )
+    dataset = TrainingSet(path, recipe)
+    packed = dataset.packed
+    problems = []
+    if packed.labels != recipe.labels:
+        problems.append(f"packed with label space {packed.labels.name!r}, which is not the recipe's")
+    if tuple(packed.size) != tuple(data.load_size):
+        problems.append(f"packed at {list(packed.size)}, data.load_size is {list(data.load_size)}")
+    if recipe.labels.instances and not packed.has_instances:
+        problems.append("packed without instance maps, which labels.instances asks for")
+    split = split_pairs(packed.names, recipe)
+    problems += split.problems
+    if problems:
+        message = f"{path}: does not fit recipe {recipe.name!r}"
+        raise UserError(message, problems=problems, hint="spade pack makes it anew")
+    return dataset, split.training
+
+
+def unseen_classes(dataset: TrainingSet, indices: Sequence[int]) -> list[str]:
+    """Names of the classes without a pixel in the pairs ``indices``.
+
+    The packed file's report counts the images of each class in all pairs; those that are kept from training are
+    looked through only where they could hold all images of a class.
+    """
+    rows = dataset.packed.report.get("classes", ())
+    kept = sorted(set(range(len(dataset.packed.names))) - set(indices))
+    elsewhere: Counter[int] = Counter()
+    if any(0 < row["images"] <= len(kept) for row in rows):
+        for index in kept:
+            elsewhere.update(np.unique(dataset.channels(index)).tolist())
+    channel = {c.name: i for i, c in enumerate(dataset.recipe.labels.classes)}
+    return [str(row["name"]) for row in rows if row["images"] <= elsewhere[channel[row["name"]]]]
+
+
+def run_record(
+    run: RunFolder, resolved: Resolved, options: TrainOptions, data_sha256: str, num_samples: int
+) -> RunRecord:
+    """run.json of the run: the one that is there, if the options ask for the same, or a new one.
+
+    Raises UserError that names every difference.
+    """
+    init = None
+    if options.init is not None:
+        init = init_record(open_start(options.init, resolved.recipe, options.init_labels))
+    new = RunRecord(
+        created_by=f"spade {VERSION}",
+        recipe=resolved.recipe,
+        origin=resolved.origin,
+        data_sha256=data_sha256,
+        init=init,
+        fit_minutes=options.fit_minutes,
+        steps=_steps_of(resolved.recipe, num_samples),
+    )
+    if not run.exists:
+        return new
+    old = run.read()
+    differences = recipe_difference(old.recipe.model_dump(mode="json"), new.recipe.model_dump(mode="json"))
+    if old.data_sha256 != data_sha256:
+        differences.append("the packed data have changed")
+    if init is not None and (old.init is None or old.init.sha256 != init.sha256):
+        differences.append(f"--init {options.init}: it began from {old.init.file if old.init else 'fresh networks'}")
+    if options.fit_minutes is not None and options.fit_minutes != old.fit_minutes:
+        differences.append(f"--fit-minutes {options.fit_minutes:g}: its {old.steps} steps are fixed")
+    if differences:
+        # as after running out of memory at the first step
+        away = "move the folder away" if run.stats() else f"remove {run.path}: it has not got anywhere"
+        raise UserError(
+            f"{run.path}: holds another run of this name",
+            problems=differences,
+            hint=f"train under another name (--set name=NEW), or {away}",
+        )
+    return old
+
+
+def new_trainer(recipe: Recipe, device: torch.device, start: Start | None) -> Trainer:
+    """Networks from the recipe's seed, or from where it is told to start."""
+    trainer = Trainer(recipe, device)
+    if start is not None:
+        apply_start(trainer, start)
+    return trainer
+
+
+def count_parameters(recipe: Recipe) -> dict[str, int]:
+    """Parameters of each network, without building it in memory."""
+    with torch.device("meta"):
+        generator, encoder, discriminator = build_networks(recipe)
+    networks = {"generator": generator, "encoder": encoder, "discriminator": discriminator}
+    return {name: sum(p.numel() for p in m.parameters()) for name, m in networks.items() if m is not None}
+
+
+def check_tensorboard() -> None:
+    """Raise BackendUnavailable, with the line that installs it, where TensorBoard is missing."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as e:
+        raise BackendUnavailable("TensorBoard is not installed", hint='pip install "spadecli[tensorboard]"') from e
+
+
+def _steps_of(recipe: Recipe, num_samples: int) -> int:
+    """Length of the run in steps, as the recipe says."""
+    if recipe.train.steps is not None:
+        return recipe.train.steps
+    return max(1, round(float(recipe.train.epochs or 0) * num_samples / recipe.train.batch))

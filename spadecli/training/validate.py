@@ -1,0 +1,219 @@
+"""Looking at a run's averaged weights on pairs that it does not train on: a distance, a sheet, a row."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..core.cache import cache_dir
+from ..core.errors import UserError
+from ..core.labelspace import LabelSpace
+from ..core.recipe import Recipe
+from ..core.report import count
+from ..data.dataset import Fixed, TrainingSet
+from ..data.pixels import image_bytes
+from ..data.split import split_pairs
+from ..metrics.confusion import agreement, confusion_matrix
+from ..metrics.extractors import Extractor, open_extractor
+from ..metrics.frechet import frechet_distance
+from ..model.generator import Generator
+from ..model.semantic import SemanticMap
+from ..segmenter.protocol import Segmenter, match_channels
+from ..segmenter.registry import open_segmenter
+from ..store.feature_cache import FeatureStore
+from ..store.run_folder import RunFolder, append_row, read_rows
+from .ema import States, averaged_networks
+from .sheets import SampleSheet, fixed_z
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One look: a row of validation.jsonl.
+
+    measure: what ``distance`` is called; both are None where no extractor is set. mean_iou: None without a
+    segmenter. is_best: whether no earlier look of the run had a lower distance; always False without one.
+    """
+
+    step: int
+    pairs: int
+    measure: str | None
+    distance: float | None
+    mean_iou: float | None
+    is_best: bool
+    seconds: float
+
+    @property
+    def line(self) -> str:
+        """The look in a line."""
+        parts = []
+        if self.distance is not None:
+            parts.append(f"{self.measure} {self.distance:.5g}" + ", the lowest so far" * self.is_best)
+        if self.mean_iou is not None:
+            parts.append(f"mIoU {self.mean_iou:.1%}")
+        found = "; ".join(parts) or "a sheet, no measure is set"
+        return f"step {self.step}: validation on {count(self.pairs, 'pair')}: {found}"
+
+    @property
+    def status(self) -> str:
+        """The same for the end of a progress bar."""
+        distance = f" val {self.distance:.5g}" if self.distance is not None else ""
+        return distance + (f" mIoU {self.mean_iou:.1%}" if self.mean_iou is not None else "")
+
+
+class MaskAgreement:
+    """How much of the masks a segmenter finds again in images of them; one object for one look."""
+
+    def __init__(self, segmenter: Segmenter, labels: LabelSpace) -> None:
+        self._segmenter, self._labels = segmenter, labels
+        self._channel_of = match_channels(segmenter, labels)
+        self._matrix = np.zeros((labels.num_classes, labels.num_classes + 1), np.int64)
+
+    def add(self, images: NDArray[np.uint8], channels: NDArray[np.uint8]) -> None:
+        """Compare images [N,H,W,3] with the class channels [N,H,W] that they were made from."""
+        predicted = self._channel_of[self._segmenter.predict(images)]
+        self._matrix += confusion_matrix(channels, predicted, self._labels.num_classes, self._labels.unknown_channel)
+
+    def mean_iou(self) -> float:
+        """Mean intersection over union of everything added, 0..1, without the unknown class and classes not there."""
+        return agreement(self._matrix, self._labels.unknown_channel).mean_iou
+
+
+def open_agreement(recipe: Recipe, device: str) -> MaskAgreement | None:
+    """The measure of ``validation.segmenter``, or None where none is set.
+
+    Raises UserError where it does not open or predicts other classes.
+    """
+    source = recipe.validation.segmenter
+    if not source:
+        return None
+    return MaskAgreement(open_segmenter(source, device=device, labels=recipe.labels), recipe.labels)
+
+
+def check_validation(recipe: Recipe, device: str) -> None:
+    """Raise UserError where the extractor or the segmenter of a recipe does not open; measures and writes nothing."""
+    if recipe.validation.every:
+        _extractor(recipe, device)
+        open_agreement(recipe, device)
+
+
+class Validator:
+    """The fixed pairs of a run, their photographs' features, and the looks so far.
+
+    Raises UserError where the extractor does not open or answers on the photographs with what is no feature.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: TrainingSet, run: RunFolder, device: torch.device) -> None:
+        self.recipe, self._dataset, self._run, self._device = recipe, dataset, run, device
+        names = dataset.packed.names
+        self.indices = split_pairs(names, recipe).validation
+        self.names = [names[i] for i in self.indices]
+        self.sheet = SampleSheet(recipe, dataset, self.indices) if recipe.validation.sheet else None
+        self.extractor = _extractor(recipe, str(device))
+        self._real = self._photo_features(self.extractor) if self.extractor else None
+        open_agreement(recipe, str(device))  # refused now, not after the first thousand steps
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The looks so far."""
+        return read_rows(self._run.validation_path)
+
+    def look(self, step: int, states: States) -> Validation:
+        """Measure weights, draw their sheet, and add the row."""
+        started = time.monotonic()
+        generator, encoder = averaged_networks(self.recipe, states, self._device)
+        distance, mean_iou = self._measure(generator)
+        if self.sheet is not None:
+            self.sheet.draw(generator, encoder, self._run.samples_dir / f"validation_{step:07d}.png")
+        earlier = [row["distance"] for row in self.rows if row.get("distance") is not None]
+        found = Validation(
+            step=step,
+            pairs=len(self.indices),
+            measure=self.extractor.frechet_name if self.extractor else None,
+            distance=distance,
+            mean_iou=mean_iou,
+            is_best=distance is not None and distance < min(earlier, default=math.inf),
+            seconds=round(time.monotonic() - started, 2),
+        )
+        append_row(self._run.validation_path, found.__dict__)
+        return found
+
+    def measure(self, states: States) -> dict[str, float]:
+        """Fréchet distance and mIoU of weights by their names, those that are asked for, without a row."""
+        distance, mean_iou = self._measure(averaged_networks(self.recipe, states, self._device)[0])
+        named = {self.extractor.frechet_name if self.extractor else "": distance, "mIoU": mean_iou}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def _measure(self, generator: Generator) -> tuple[float | None, float | None]:
+        """Fréchet distance and mIoU of one image per pair, each None where it is not asked for."""
+        agreement = open_agreement(self.recipe, str(self._device))
+        if self.extractor is None and agreement is None:
+            return None, None
+        features = []
+        for pairs, images in self._images(generator):
+            if self.extractor is not None:
+                features.append(self.extractor(images))
+            if agreement is not None:
+                agreement.add(images, np.stack([pair.channels for pair in pairs]))
+        distance = None
+        if self._real is not None:
+            fake = np.concatenate(features)
+            distance = frechet_distance(fake, self._real) if np.isfinite(fake).all() else math.inf
+        return distance, agreement.mean_iou() if agreement is not None else None
+
+    @torch.inference_mode()
+    def _images(self, generator: Generator) -> Iterator[tuple[list[Fixed], NDArray[np.uint8]]]:
+        """Batches of pairs, and an image uint8 [N,H,W,3] of each: sample 0 of the seed rule."""
+        for indices in self._batches():
+            pairs = [self._dataset.centre(i) for i in indices]
+            channels = torch.from_numpy(np.stack([pair.channels for pair in pairs]).astype(np.int64))
+            edges = [pair.edges for pair in pairs if pair.edges is not None]
+            semantic = SemanticMap(
+                channels.to(self._device),
+                torch.from_numpy(np.stack(edges)).to(self._device) if edges else None,
+                self.recipe.labels.num_classes,
+            )
+            z = None
+            if self.recipe.model.uses_z:
+                keys = [self._dataset.packed.names[i] for i in indices]
+                z = torch.cat([fixed_z(self.recipe, key, 1) for key in keys]).to(self._device)
+            images = generator(semantic, z).cpu().numpy()
+            yield pairs, np.stack([image_bytes(image) for image in images])
+
+    def _photo_features(self, extractor: Extractor) -> NDArray[np.float32]:
+        """Features [N,D] of the pairs' photographs, from the cache where another look or run has had them."""
+        h, w = self.recipe.model.size
+        kind = "inception" if extractor.inception else "plain"
+        folder = cache_dir() / "validation" / f"{extractor.sha256[:16]}-{kind}-{h}x{w}"
+        store = FeatureStore(folder, {"extractor": extractor.name, "extractor_sha256": extractor.sha256})
+        photos = {i: self._dataset.centre(i).photo for i in self.indices}
+        hashes = {i: hashlib.sha256(photo.tobytes()).hexdigest() for i, photo in photos.items()}
+        store.load(list(hashes.values()))
+        new = [i for i in self.indices if hashes[i] not in store]
+        if new:
+            found = np.concatenate([extractor(np.stack([photos[i] for i in part])) for part in self._batches(new)])
+            if bad := [self._dataset.packed.names[i] for i, row in zip(new, found, strict=True) if not _finite(row)]:
+                raise UserError(f"{extractor.path}: answers with features that are not finite", problems=bad)
+            store.add([self._dataset.packed.names[i] for i in new], [hashes[i] for i in new], found)
+        return store.rows([hashes[i] for i in self.indices])
+
+    def _batches(self, indices: Sequence[int] | None = None) -> Iterator[Sequence[int]]:
+        indices, size = self.indices if indices is None else indices, self.recipe.train.batch
+        return (indices[i : i + size] for i in range(0, len(indices), size))
+
+
+def _extractor(recipe: Recipe, device: str) -> Extractor | None:
+    file = recipe.validation.extractor or recipe.validation.inception
+    return open_extractor(Path(file), bool(recipe.validation.inception), device) if file else None
+
+
+def _finite(row: NDArray[np.float32]) -> bool:
+    return bool(np.isfinite(row).all())

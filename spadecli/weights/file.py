@@ -1,0 +1,187 @@
+"""Weights files: one safetensors with generator and encoder, spectral norm folded in, and the card in its header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from ..core.errors import UserError
+from ..core.recipe import validation_problems
+from ..core.version import VERSION
+from ..store.atomic import part_file
+from .card import Card
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..model.encoder import ImageEncoder
+    from ..model.generator import Generator
+
+
+def read_card(path: Path) -> Card:
+    """The card of a weights file; reads the header only, loads no torch.
+
+    Raises UserError where the file is missing, damaged or not a weights file of this project.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="np") as f:
+            metadata = f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"{path}: not a readable safetensors file ({e})") from e
+    if "card" not in metadata:
+        raise UserError(
+            f"{path}: a safetensors file without a spade card", hint="make weights with spade train or convert"
+        )
+    try:
+        header = json.loads(metadata["card"])
+        if isinstance(header, dict) and header.get("format") == "spade-segmenter":
+            raise UserError(
+                f"{path}: segmenter weights: they find the classes in photographs, and make none",
+                hint="give generator weights, such as those of spade train; a segmenter is for spade score",
+            )
+        return Card.model_validate(header)
+    except ValidationError as e:
+        message = f"{path}: its card does not fit this version of spade ({VERSION})"
+        raise UserError(message, problems=validation_problems(e)) from e
+    except ValueError as e:
+        raise UserError(f"{path}: its card is damaged ({e})") from e
+
+
+def save_weights(
+    path: Path,
+    card: Card,
+    generator: Mapping[str, Tensor],
+    encoder: Mapping[str, Tensor] | None,
+    dtype: Literal["fp32", "fp16"] = "fp32",
+) -> None:
+    """Write effective weights (see :func:`effective_state`) and card, in one step.
+
+    fp16 halves the file; batch-norm statistics stay float32.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for prefix, state in (("generator", generator), ("encoder", encoder or {})):
+        for name, value in state.items():
+            keep = dtype == "fp32" or "running_" in name
+            tensors[f"{prefix}.{name}"] = value.detach().cpu().to(torch.float32 if keep else torch.float16).contiguous()
+    card = card.model_copy(update={"created_by": f"spade {VERSION}"})
+    with part_file(path) as part:
+        save_file(tensors, part, metadata={"format": "pt", "card": card.model_dump_json()})
+
+
+def load_weights(path: Path) -> tuple[Card, Generator, ImageEncoder | None]:
+    """Read a weights file into float32 modules in evaluation mode.
+
+    Raises UserError that lists every missing, left-over or misshapen tensor.
+    """
+    import torch
+
+    from ..model.encoder import ImageEncoder
+    from ..model.generator import Generator
+
+    card = read_card(path)
+    tensors = _read_tensors(path)
+    arch = card.architecture
+    with torch.device("meta"):  # no random numbers to be overwritten
+        generator = Generator(arch, card.labels.semantic_channels, spectral=False)
+        encoder = ImageEncoder(arch, spectral=False) if arch.has_encoder else None
+    problems = load_effective(generator, _part(tensors, "generator"), "generator.", assign=True)
+    if encoder is not None:
+        problems += load_effective(encoder, _part(tensors, "encoder"), "encoder.", assign=True)
+    if problems:
+        raise UserError(f"{path}: the tensors do not fit the card", problems=problems)
+    return card, generator.eval(), encoder.eval() if encoder is not None else None
+
+
+def effective_state(module: nn.Module) -> dict[str, Tensor]:
+    """What a module computes with: spectral norm folded into the weights, running statistics, no counters."""
+    import torch
+
+    from ..model.layers import SpectralConv2d
+
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        state = {
+            name: value.detach()
+            for name, value in module.state_dict().items()
+            if not name.endswith(("num_batches_tracked", "weight_u", "weight_v"))
+        }
+        for name, child in module.named_modules():
+            if isinstance(child, SpectralConv2d):
+                state[f"{name}.weight"] = child.effective_weight().detach()
+    module.train(was_training)
+    return state
+
+
+def load_effective(module: nn.Module, state: Mapping[str, Tensor], prefix: str = "", assign: bool = False) -> list[str]:
+    """Load effective weights in float32; returns the problems instead of raising.
+
+    assign: the module takes the tensors themselves where they are float32; it may be on the meta device.
+
+    Into a spectrally normalized module too. There u and v are found anew, and v is scaled to a sigma of 1, so that the
+    module computes with these very weights; the first step of training makes sigma the weight's own again (close
+    to 1 for weights that were normalized to it, a little less for averages of such).
+    """
+    from torch import int64, zeros
+    from torch.nn import BatchNorm2d
+
+    from ..model.layers import SpectralConv2d
+
+    expected = effective_state(module)
+    problems = [f"{prefix}{n}: missing" for n in sorted(expected.keys() - state.keys())]
+    problems += [f"{prefix}{n}: left over" for n in sorted(state.keys() - expected.keys())]
+    problems += [
+        f"{prefix}{n}: shape {list(state[n].shape)}, expected {list(expected[n].shape)}"
+        for n in sorted(expected.keys() & state.keys())
+        if state[n].shape != expected[n].shape
+    ]
+    if not problems:
+        module.load_state_dict({n: v.float() for n, v in state.items()}, strict=False, assign=assign)
+        for child in module.modules():
+            if assign and isinstance(child, BatchNorm2d) and child.num_batches_tracked is not None:
+                child.num_batches_tracked = zeros((), dtype=int64)  # weights files have none
+        for child in module.modules():
+            if isinstance(child, SpectralConv2d):
+                child.power_iteration(30)
+                sigma = child.weight_u @ (child.weight.detach().flatten(1) @ child.weight_v)
+                child.weight_v.div_(sigma if sigma > 0 else 1.0)
+    return problems
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor in memory of its own: from a mapped file each would be in memory twice, and freed with the last."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as f:  # checks header and length
+        names = list(f.keys())
+    types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    tensors = {}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name in sorted(names, key=lambda n: header[n]["data_offsets"][0]):
+            begin, end = header[name]["data_offsets"]
+            data = torch.empty(end - begin, dtype=torch.uint8)
+            file.seek(8 + length + begin)
+            file.readinto(data.numpy().data)
+            dtype = types.get(header[name]["dtype"])
+            if dtype is None:
+                raise UserError(f"{path}: {name} is {header[name]['dtype']}; expected one of {', '.join(types)}")
+            tensors[name] = data.view(dtype).reshape(header[name]["shape"])
+    return tensors
+
+
+def _part(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {n.removeprefix(f"{prefix}."): v for n, v in tensors.items() if n.startswith(f"{prefix}.")}

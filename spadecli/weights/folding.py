@@ -1,0 +1,48 @@
+"""Batch norm folded into SPADE's modulation, for inference: one multiply-add per value is left of the layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..model.layers import EPS, SPADE
+
+
+def can_fold(layer: SPADE) -> bool:
+    """Whether the layer's norm is a fixed scale and shift in evaluation: batch norm is, instance norm is not."""
+    return _statistics(layer) is not None
+
+
+@torch.no_grad()
+def folded_modulation(layer: SPADE) -> tuple[Tensor, Tensor]:
+    """Weight [2·C,hidden,k,k] and bias [2·C] of a convolution whose two halves g and b give SPADE as x·g + b.
+
+    With s = 1/sqrt(var + eps) and t = -mean·s the norm is x·s + t, so that norm(x)·(1 + gamma) + beta is
+    x·s·(1 + gamma) + (beta + t·(1 + gamma)): both factors are linear in what gamma and beta are linear in.
+    Computed in float64, returned in the layer's own precision. Where the norm cannot be folded (instance norm)
+    g is 1 + gamma and b is beta, to be applied to norm(x).
+    """
+    conv = layer.gamma_beta
+    weight = conv.weight.double()
+    bias = (
+        torch.zeros(len(weight), dtype=torch.float64, device=weight.device) if conv.bias is None else conv.bias.double()
+    )
+    (gamma_weight, beta_weight), (gamma_bias, beta_bias) = weight.chunk(2), bias.chunk(2)
+    gamma_bias = 1 + gamma_bias
+    if statistics := _statistics(layer):
+        mean, variance = statistics
+        scale = (variance + EPS).rsqrt()
+        shift = -mean * scale
+        beta_weight = beta_weight + shift[:, None, None, None] * gamma_weight
+        beta_bias = beta_bias + shift * gamma_bias
+        gamma_weight, gamma_bias = scale[:, None, None, None] * gamma_weight, scale * gamma_bias
+    dtype = conv.weight.dtype
+    return torch.cat([gamma_weight, beta_weight]).to(dtype), torch.cat([gamma_bias, beta_bias]).to(dtype)
+
+
+def _statistics(layer: SPADE) -> tuple[Tensor, Tensor] | None:
+    """Running mean and variance of the layer's norm, in float64; None where it keeps none."""
+    norm = layer.norm
+    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
+        return None
+    return norm.running_mean.double(), norm.running_var.double()

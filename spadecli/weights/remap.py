@@ -1,0 +1,179 @@
+"""Weights of one label space as the start of another: classes are carried by name, everything else as it is.
+
+Only what sees the map has a slice for each class: the first convolution of every SPADE layer, the generator's first
+layer where it reads the map, and the discriminator's first convolutions. There a class that both label spaces have
+takes its slice along, a new one keeps what initialization gave it, and one that is no longer there is dropped. On
+masks of carried classes alone the function stays the same (with conditioning "concat" only where none is dropped:
+plain norms also count the classes that are not there).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.architecture import Architecture
+from ..core.labelspace import LabelSpace
+from ..core.recipe import DiscriminatorSection
+from ..model.discriminator import Discriminator
+from ..model.generator import Generator
+
+SHOWN = 8
+BRIDGED = ("size", "latent", "spectral_norm", "encoder_grid")  # of an architecture: may differ, the last in part
+
+
+@dataclass(frozen=True)
+class ClassTransfer:
+    """Which input channel becomes which: ``carried`` pairs (old, new) of semantic channels, edges included.
+
+    new, dropped: names without a counterpart. renamed: "old -> new" where the two are not called the same.
+    """
+
+    carried: tuple[tuple[int, int], ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+    names: tuple[str, ...]
+    renamed: tuple[str, ...]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether both label spaces have the same channels in the same order."""
+        return not self.new and not self.dropped and all(old == new for old, new in self.carried)
+
+    @property
+    def lines(self) -> list[str]:
+        """What becomes of the classes, for people."""
+        if self.is_identity and not self.renamed:
+            return ["classes: all carried"]
+        lines = []
+        for what, names in (("carried", self.names), ("new", self.new), ("dropped", self.dropped)):
+            lines.append(f"classes {what}: {_listed(names) if names else 'none'}")
+        return lines + ([f"carried under another name: {_listed(self.renamed)}"] if self.renamed else [])
+
+
+class Place(NamedTuple):
+    """Where a tensor has its slices of the semantic channels: from ``offset`` on in dimension ``dim``."""
+
+    dim: int
+    offset: int
+
+
+def match_classes(old: LabelSpace, new: LabelSpace) -> ClassTransfer:
+    """Pair the channels of two label spaces.
+
+    By name, exactly; then by name but for case, spaces, "-" and "_"; then unknown with unknown, whatever they are
+    called. Edge channels belong together.
+    """
+    old_channel = {c.name: i for i, c in enumerate(old.classes)}
+    new_channel = {c.name: i for i, c in enumerate(new.classes)}
+    origin = {name: name for name in new_channel if name in old_channel}  # new name -> old name
+    free = {_plain(name): name for name in reversed(old_channel) if name not in origin}
+    for name in new_channel:
+        if name not in origin and _plain(name) in free:
+            origin[name] = free.pop(_plain(name))
+    if old.unknown and new.unknown and new.unknown not in origin and old.unknown not in origin.values():
+        origin[new.unknown] = old.unknown
+    carried = sorted(((old_channel[a], new_channel[b]) for b, a in origin.items()), key=lambda pair: pair[1])
+    fresh = [name for name in new_channel if name not in origin]
+    dropped = [name for name in old_channel if name not in origin.values()]
+    if old.instances and new.instances:
+        carried.append((old.num_classes, new.num_classes))
+    elif new.instances:
+        fresh.append("(instance edges)")
+    elif old.instances:
+        dropped.append("(instance edges)")
+    return ClassTransfer(
+        carried=tuple(carried),
+        new=tuple(fresh),
+        dropped=tuple(dropped),
+        names=tuple(name for name in new_channel if name in origin),
+        renamed=tuple(f"{a} -> {b}" for b, a in origin.items() if a != b),
+    )
+
+
+def generator_places(generator: Generator) -> dict[str, Place]:
+    """The generator's tensors that have a slice per semantic channel."""
+    arch, names = generator.arch, generator.state_dict().keys()
+    places = {name: Place(1, 0) for name in names if name.endswith(".shared.weight")}
+    if not arch.uses_z:
+        places["fc.weight"] = Place(1, 0)
+    if generator.concat_input:  # the map follows the features into the first block
+        for name in names:
+            if re.match(r"blocks\.0\.norm_[0s]\.norm\.(weight|bias|running_mean|running_var)$", name):
+                places[name] = Place(0, 16 * arch.ngf)
+            elif name in ("blocks.0.conv_0.weight", "blocks.0.conv_s.weight"):
+                places[name] = Place(1, 16 * arch.ngf)
+    return places
+
+
+def discriminator_places(discriminator: Discriminator) -> dict[str, Place]:
+    """The discriminator's tensors that have a slice per semantic channel; the image's channels follow these."""
+    return {f"scales.{i}.layers.0.weight": Place(1, 0) for i in range(len(discriminator.scales))}
+
+
+@torch.no_grad()
+def carry(
+    old: Mapping[str, Tensor],
+    fresh: Mapping[str, Tensor],
+    places: Mapping[str, Place],
+    channels: tuple[int, int],
+    transfer: ClassTransfer,
+) -> dict[str, Tensor]:
+    """``old`` tensors as tensors of the new label space.
+
+    fresh: freshly initialized tensors of the new network. channels: semantic channels (old, new).
+    """
+    carried = dict(old)
+    if transfer.is_identity:
+        return carried
+    olds = torch.tensor([pair[0] for pair in transfer.carried], dtype=torch.long)
+    news = torch.tensor([pair[1] for pair in transfer.carried], dtype=torch.long)
+    for name, place in places.items():
+        before, offset = old[name], place.offset
+        after = fresh[name].detach().to(before.device, before.dtype).clone()
+        after.narrow(place.dim, 0, offset).copy_(before.narrow(place.dim, 0, offset))
+        after.index_copy_(place.dim, offset + news, before.index_select(place.dim, offset + olds))
+        rest = before.shape[place.dim] - offset - channels[0]
+        if rest:
+            image = before.narrow(place.dim, offset + channels[0], rest)
+            after.narrow(place.dim, offset + channels[1], rest).copy_(image)
+        carried[name] = after
+    return carried
+
+
+def differences(
+    old: Architecture, new: Architecture, old_d: DiscriminatorSection | None, new_d: DiscriminatorSection
+) -> list[str]:
+    """Every difference of two sets of networks that no start can bridge, as "key: old -> new".
+
+    The training size may differ; noise and encoder are the same generator, with or without an encoder beside it; an
+    encoder without a grid starts one with it.
+    old_d: None where there is no discriminator to start from.
+    """
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    keys = [key for key in after if key not in BRIDGED and before[key] != after[key]]
+    if old.uses_z != new.uses_z:
+        keys.append("latent")
+    if not (old.uses_z or new.uses_z) and "z_dim" in keys:
+        keys.remove("z_dim")
+    if old.has_encoder and new.has_encoder and old.encoder_grid not in (0, new.encoder_grid):
+        keys.append("encoder_grid")
+    problems = [f"model.{key}: {before[key]} -> {after[key]}" for key in keys]
+    if old_d is not None:
+        d_before, d_after = old_d.model_dump(), new_d.model_dump()
+        problems += [f"discriminator.{k}: {d_before[k]} -> {v}" for k, v in d_after.items() if d_before[k] != v]
+    return problems
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return f"{len(names)} ({shown}{', ...' * (len(names) > SHOWN)})"

@@ -1,0 +1,69 @@
+"""Devices of several processes, and what is said where memory runs out."""
+
+import re
+
+import pytest
+import torch
+from tiny_training import make_recipe
+
+from spadecli.core.errors import BackendUnavailable, UserError
+from spadecli.core.ranks import World
+from spadecli.core.recipe import load_recipe
+from spadecli.training.memory import describe_batch, memory_advice, out_of_memory, process_device
+from spadecli.training.plan import estimate_memory
+
+
+def recipe_of(folder, *overrides):
+    return load_recipe(make_recipe(folder, scale=2), overrides).recipe
+
+
+def test_memory_is_that_of_what_a_process_takes_at_a_time(tmp_path):
+    recipe = recipe_of(tmp_path, "train.batch=16", "train.accumulate=2")
+    eight = estimate_memory(recipe_of(tmp_path, "train.batch=8"))
+    assert estimate_memory(recipe) == eight
+    assert estimate_memory(recipe, 2).activations == pytest.approx(eight.activations / 2, rel=0.05)
+
+
+def test_the_advice_fits_into_the_memory(tmp_path):
+    recipe, world = recipe_of(tmp_path, "train.batch=32"), World(0, 2)
+    needed = estimate_memory(recipe, 2)
+    room = needed.fixed + needed.activations // 3
+    error = out_of_memory(recipe, world, room)
+    assert "train.batch = 32 (2 processes x 16), size 64x64, fp32: 16 at a time" in error.message
+    parts = int(re.search(r"train\.accumulate=(\d+)", error.hint)[1])
+    batch = int(re.search(r"train\.batch=(\d+)", error.hint)[1])
+    assert "train.precision=bf16" in error.hint
+    for change in (f"train.accumulate={parts}", f"train.batch={batch}"):
+        assert estimate_memory(recipe_of(tmp_path, "train.batch=32", change), 2).total < room
+    assert parts == 4
+    alone = out_of_memory(recipe_of(tmp_path, "train.batch=1", "train.precision=bf16"), World(), None)
+    assert alone.hint == "a smaller model.size or model.ngf needs less"
+
+
+def test_running_out_of_memory_is_no_bug(tmp_path):
+    recipe = recipe_of(tmp_path, "train.batch=8")
+    with pytest.raises(UserError, match="out of memory"), memory_advice(recipe, torch.device("cpu"), World()):
+        raise torch.OutOfMemoryError
+    with pytest.raises(UserError, match="8 at a time"), memory_advice(recipe, torch.device("cpu"), World()):
+        torch.empty(1 << 58)
+    with pytest.raises(RuntimeError, match="something else"), memory_advice(recipe, torch.device("cpu"), World()):
+        raise RuntimeError("something else")
+
+
+def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr("spadecli.training.memory.pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert process_device("cuda", World(3, 4, 1, 2)) == torch.device("cuda", 1)
+    assert process_device("cuda", World()) == torch.device("cuda")
+    assert process_device("cpu", World(3, 4, 3, 4)) == torch.device("cpu")
+    with pytest.raises(BackendUnavailable, match="4 processes on this machine, which has 2 GPUs"):
+        process_device("cuda", World(0, 4, 0, 4))
+    with pytest.raises(UserError, match="cannot share a GPU"):
+        process_device("cuda:1", World(0, 2, 0, 2))
+
+
+def test_how_a_batch_is_split_is_said(tmp_path):
+    recipe = recipe_of(tmp_path, "train.batch=16", "train.accumulate=2")
+    assert describe_batch(recipe, World()) == "16 (2 micro-batches x 8)"
+    assert describe_batch(recipe, World(0, 4)) == "16 (4 processes x 2 micro-batches x 2)"
+    assert describe_batch(recipe_of(tmp_path), World()) == "2"
