@@ -21,7 +21,8 @@ from ..core.sizes import Size, format_size
 from ..core.version import VERSION
 from ..model.encoder import INPUT_SIZE, ImageEncoder
 from ..model.generator import LEAK, Generator, SPADEBlock, resize_start
-from ..model.layers import EPS, SPADE, PlainNorm
+from ..model.layers import EPS
+from ..model.spade import SPADE, PlainNorm
 from ..store.h5 import file_sha256
 from ..weights.card import Card
 from ..weights.file import effective_state, load_effective, load_weights

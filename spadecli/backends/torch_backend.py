@@ -20,7 +20,7 @@ from ..model.semantic import SemanticMap
 from ..model.tiling import TILE, Tile, find_tiles, why_not_tiled
 from ..weights.card import Card
 from ..weights.file import load_weights
-from ..windows.find import map_codes
+from ..windows.find import label_codes
 from .base import Form, Precision, TileSize, check_photos, check_run
 from .cuda_graphs import Recorded
 
@@ -106,7 +106,7 @@ class TorchBackend:
     ) -> NDArray[np.float32]:
         generator = self._generator
         assert isinstance(generator, FastGenerator)
-        codes = map_codes(channels, edges)
+        codes = label_codes(channels, edges)
         latents = [None] * len(codes) if z is None else z.chunk(len(codes))
         if self.tile is None:
             return _on_host(torch.cat([generator(one[None], zs) for one, zs in zip(codes, latents, strict=True)]))

@@ -54,16 +54,22 @@ class ModulatedConv:
         self.weight = native.pack(weight.flatten(1).T) if self.use_kernels else _for_torch(weight, how)
 
     def __call__(
-        self, x: Tensor, rows: Tensor, row: Tensor, upsample: bool, residual: Tensor | None, reuse: bool = False
+        self,
+        x: Tensor,
+        scale_shift: Tensor,
+        window_of_pixel: Tensor,
+        upsample: bool,
+        residual: Tensor | None,
+        reuse: bool = False,
     ) -> Tensor:
-        """x [M·S,C,h,w] channels-last, rows [rows,2·C], row int32 [M,H,W] -> [M·S,O,H,W].
+        """x [M·S,C,h,w] channels-last, scale_shift [w,2·C], window_of_pixel int32 [M,H,W] -> [M·S,O,H,W].
 
         residual [M·S,O,..] is upsampled where it is smaller. ``reuse``: its memory may be written to.
         """
         if self.use_kernels:
-            modulation = native.Modulation(rows, row, 2 if upsample else 1, LEAK)
+            modulation = native.Modulation(scale_shift, window_of_pixel, 2 if upsample else 1, LEAK)
             return native.convolve(x, self.weight, self.bias, modulation, residual, reuse)
-        out = F.conv2d(modulate(x, rows, row, upsample, LEAK), self.weight, self.bias, padding=1)
+        out = F.conv2d(modulate(x, scale_shift, window_of_pixel, upsample, LEAK), self.weight, self.bias, padding=1)
         if residual is None:
             return out
         if residual.shape != out.shape:
@@ -83,11 +89,11 @@ class ModulatedShortcut:
         else:
             self.weight = _for_torch(weight, how)
 
-    def __call__(self, x: Tensor, rows: Tensor, row: Tensor, upsample: bool) -> Tensor:
-        """x [M·S,C,h,w] channels-last, rows [rows,2·C], row int32 [M,H,W] -> [M·S,O,H,W]."""
+    def __call__(self, x: Tensor, scale_shift: Tensor, window_of_pixel: Tensor, upsample: bool) -> Tensor:
+        """x [M·S,C,h,w] channels-last, scale_shift [w,2·C], window_of_pixel int32 [M,H,W] -> [M·S,O,H,W]."""
         if self.use_kernels:
-            return native.shortcut(x, rows, row, 2 if upsample else 1, self.weight, self.channels)
-        return F.conv2d(modulate(x, rows, row, upsample, 1.0), self.weight)
+            return native.shortcut(x, scale_shift, window_of_pixel, 2 if upsample else 1, self.weight, self.channels)
+        return F.conv2d(modulate(x, scale_shift, window_of_pixel, upsample, 1.0), self.weight)
 
 
 class ImageConv:
@@ -114,12 +120,12 @@ def _for_torch(weight: Tensor, how: How) -> Tensor:
     return weight.to(how.device, how.dtype, memory_format=torch.channels_last, copy=True)
 
 
-def modulate(x: Tensor, rows: Tensor, row: Tensor, upsample: bool, leak: float) -> Tensor:
+def modulate(x: Tensor, scale_shift: Tensor, window_of_pixel: Tensor, upsample: bool, leak: float) -> Tensor:
     """leaky(up(x)·scale + shift), x [M·S,C,h,w] channels-last."""
-    channels, (masks, height, width) = x.shape[1], row.shape
+    channels, (masks, height, width) = x.shape[1], window_of_pixel.shape
     samples = x.shape[0] // masks
-    scale, shift = (half.to(x.dtype).contiguous() for half in rows.chunk(2, 1))
-    flat = row.flatten()
+    scale, shift = (half.to(x.dtype).contiguous() for half in scale_shift.chunk(2, 1))
+    flat = window_of_pixel.flatten()
     out = x.new_empty(x.shape[0], height, width, channels)
     band = max(1, VALUES_AT_ONCE // (width * channels * 2)) * 2
     for m in range(masks):

@@ -1,4 +1,4 @@
-"""The generator's inference form: the function of :class:`spadecli.model.generator.Generator` in evaluation."""
+"""The generator's inference form on a CPU: :class:`spadecli.model.generator.Generator` in evaluation, by tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from ..kernels import native
 from ..model.generator import Generator, SPADEBlock
-from ..model.layers import EPS, SPADE
+from ..model.layers import EPS
+from ..model.spade import SPADE
 from ..model.tiling import Tile, Window, whole_tile
+from ..weights.folding import can_fold, folded_modulation
 from ..windows.find import Ints, Windows, find_windows
 from ..windows.tables import ModulationTable
 from .convolution import How, ImageConv, ModulatedConv, ModulatedShortcut, StartLinear
@@ -30,28 +32,33 @@ class FastBlock:
 
     def __init__(self, block: SPADEBlock, num_classes: int, how: How) -> None:
         norms = {"0": block.norm_0, "1": block.norm_1, "s": block.norm_s}
-        self.tables = {
-            n: ModulationTable(norm, num_classes, how) for n, norm in norms.items() if isinstance(norm, SPADE)
-        }
+        self.is_folded: dict[str, bool] = {}
+        self.tables: dict[str, ModulationTable] = {}
+        for name, norm in norms.items():
+            if isinstance(norm, SPADE):
+                self.is_folded[name] = can_fold(norm)
+                self.tables[name] = ModulationTable(
+                    norm.shared, folded_modulation(norm), num_classes, how.device, how.use_kernels
+                )
         self.conv_0, self.conv_1 = ModulatedConv(block.conv_0, how), ModulatedConv(block.conv_1, how)
         self.conv_s = ModulatedShortcut(block.conv_s, how) if block.conv_s is not None else None
 
-    def rows(self, found: Windows) -> dict[str, Tensor]:
+    def scale_shift(self, windows: Windows) -> dict[str, Tensor]:
         """Scales and shifts of the block's SPADE layers, for the samples of these masks to share."""
-        return {name: table(found) for name, table in self.tables.items()}
+        return {name: table(windows) for name, table in self.tables.items()}
 
-    def __call__(self, x: Tensor, rows: dict[str, Tensor], row: Tensor, upsample: bool) -> Tensor:
-        """[M·S,fin,h,w] -> [M·S,fout,H,W], upsampled before where that is asked; ``row`` int32 [M,H,W]."""
+    def __call__(self, x: Tensor, scale_shift: dict[str, Tensor], window_of_pixel: Tensor, upsample: bool) -> Tensor:
+        """[M·S,fin,h,w] -> [M·S,fout,H,W], x upsampled first on request; ``window_of_pixel`` int32 [M,H,W]."""
         normed, shortcut = self._normed(x, "0"), x
         if self.conv_s is not None:
-            shortcut = self.conv_s(normed, rows["s"], row, upsample)
-        x = self.conv_0(normed, rows["0"], row, upsample, None)
+            shortcut = self.conv_s(normed, scale_shift["s"], window_of_pixel, upsample)
+        x = self.conv_0(normed, scale_shift["0"], window_of_pixel, upsample, None)
         x = self._normed(x, "1")
-        return self.conv_1(x, rows["1"], row, False, shortcut, reuse=self.conv_s is not None)
+        return self.conv_1(x, scale_shift["1"], window_of_pixel, False, shortcut, reuse=self.conv_s is not None)
 
     def _normed(self, x: Tensor, layer: str) -> Tensor:
         """Instance norm where it is not folded. Upsampling changes no mean and no variance: it may come after."""
-        if self.tables[layer].is_folded:
+        if self.is_folded[layer]:
             return x
         return F.instance_norm(x, eps=EPS).contiguous(memory_format=torch.channels_last)
 
@@ -92,7 +99,9 @@ class FastGenerator:
         found: dict[tuple[Window, int], Windows] = {}
         for i, key in enumerate(zip(whole.blocks, whole.steps, strict=True)):
             if key not in found:
-                found[key] = find_windows(whole.labels(i, codes), self.arch.kernel).to(self.how.device)
+                found[key] = find_windows(whole.labels(i, codes), self.arch.kernel, search_noise=False).to(
+                    self.how.device
+                )
         return [found[key] for key in zip(whole.blocks, whole.steps, strict=True)]
 
     def start(self, codes: Ints, z: Tensor | None) -> Tensor:
@@ -119,15 +128,16 @@ class FastGenerator:
         found = self.windows(codes, tile)
         for i, (block, upsample) in enumerate(zip(self.blocks[:-1], self.upsample_before, strict=False)):
             x = self._enter(i, x, tile)
-            x = block(x, block.rows(found[i]), found[i].row, upsample)
+            x = block(x, block.scale_shift(found[i]), found[i].window_of_pixel, upsample)
         # the largest maps one by one: they take more memory than everything before
         x = self._enter(len(self.blocks) - 1, x, tile)
-        last, row = self.blocks[-1], found[-1].row
-        rows, samples = last.rows(found[-1]), len(x) // len(codes)
+        last, window_of_pixel = self.blocks[-1], found[-1].window_of_pixel
+        scale_shift, samples = last.scale_shift(found[-1]), len(x) // len(codes)
         images = []
         for n in range(len(x)):
             mask = slice(n // samples, n // samples + 1)
-            images.append(self.conv_img(last(x[n : n + 1], rows, row[mask], self.upsample_before[-1])))
+            image = last(x[n : n + 1], scale_shift, window_of_pixel[mask], self.upsample_before[-1])
+            images.append(self.conv_img(image))
         all_images = torch.cat(images).tanh_()
         return all_images if tile is None else tile.leave(all_images)
 

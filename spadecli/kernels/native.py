@@ -70,14 +70,14 @@ def _kernels() -> ctypes.CDLL:
 
 
 def find_windows(codes: Ints, kernel: int) -> tuple[Ints, Ints, Ints]:
-    """See :class:`.windows.Windows`: codes int32 [M,h,w] -> codes, windows, row."""
+    """Distinct windows of codes int32 [M,h,w], as in windows/find.py: patches, windows, window_of_pixel."""
     count, taps = codes.size, kernel * kernel
-    windows, of_windows = np.empty((count, taps), np.int32), np.empty((count, taps), np.int32)
-    row, counts = np.empty(codes.shape, np.int32), np.empty(2, np.int64)
-    arrays = (a.ctypes.data_as(ctypes.c_void_p) for a in (windows, of_windows, row, counts))
+    patches, windows = np.empty((count, taps), np.int32), np.empty((count, taps), np.int32)
+    window_of_pixel, counts = np.empty(codes.shape, np.int32), np.empty(2, np.int64)
+    arrays = (a.ctypes.data_as(ctypes.c_void_p) for a in (patches, windows, window_of_pixel, counts))
     if not _kernels().spade_windows(codes.ctypes.data_as(ctypes.c_void_p), *_sizes(*codes.shape), kernel, *arrays):
         raise MemoryError("no memory to number the windows of a map")
-    return windows[: counts[0]].copy(), of_windows[: counts[1]].copy(), row
+    return patches[: counts[0]].copy(), windows[: counts[1]].copy(), window_of_pixel
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -118,24 +118,24 @@ def rows(hidden: Tensor, windows: Tensor, packed: Tensor, bias: Tensor, by_taps:
     return out
 
 
-def shortcut(x: Tensor, rows: Tensor, row: Tensor, up: int, packed: Tensor, channels: int) -> Tensor:
+def shortcut(x: Tensor, scale_shift: Tensor, window_of_pixel: Tensor, up: int, packed: Tensor, channels: int) -> Tensor:
     """1x1 convolution of up(x)·scale + shift: x [N,C,h,w] channels-last -> [N,channels,h·up,w·up]."""
     N, C, h, w = x.shape
     out, threads = _feature_map(N, channels, h * up, w * up), torch.get_num_threads()
     scratch = _scratch(threads * _kernels().spade_shortcut_scratch(*_sizes(C, channels)))
     _kernels().spade_shortcut(
-        _at(x), *_sizes(N, h, w, C), up, _at(rows), _at(row), *_sizes(N // len(row)), _at(packed),
-        *_sizes(channels), _at(out), _at(scratch), threads,
+        _at(x), *_sizes(N, h, w, C), up, _at(scale_shift), _at(window_of_pixel),
+        *_sizes(N // len(window_of_pixel)), _at(packed), *_sizes(channels), _at(out), _at(scratch), threads,
     )  # fmt: skip
     return out
 
 
 @dataclass(frozen=True)
 class Modulation:
-    """up(x)·scale + shift and a leaky ReLU: rows [rows,2·C], row int32 [M,H,W]; ``up`` 1 or 2."""
+    """up(x)·scale + shift and a leaky ReLU: scale_shift [w,2·C], window_of_pixel int32 [M,H,W]; ``up`` 1 or 2."""
 
-    rows: Tensor
-    row: Tensor
+    scale_shift: Tensor
+    window_of_pixel: Tensor
     up: int
     leak: float
 
@@ -180,8 +180,8 @@ def convolve(
     residual_up = 1 if residual is None else w * up // residual.shape[3]
     conv = _Conv(x.data_ptr(), N, h, w, C, up)
     if modulation:
-        conv.rows, conv.row = modulation.rows.data_ptr(), modulation.row.data_ptr()
-        conv.samples, conv.leak = N // len(modulation.row), modulation.leak
+        conv.rows, conv.row = modulation.scale_shift.data_ptr(), modulation.window_of_pixel.data_ptr()
+        conv.samples, conv.leak = N // len(modulation.window_of_pixel), modulation.leak
     conv.packed, conv.bias, conv.O = packed.data_ptr(), bias.data_ptr(), outputs
     conv.tap_stride, conv.channel_stride = (C, 1) if by_taps else (1, 9)
     conv.residual, conv.residual_up = residual.data_ptr() if residual is not None else None, residual_up

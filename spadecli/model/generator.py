@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.architecture import Architecture
-from .layers import SPADE, PlainNorm, conv
+from .layers import conv
 from .semantic import SemanticMap
+from .spade import SPADE, PlainNorm
 from .tiling import Tile
 
 LEAK = 0.2

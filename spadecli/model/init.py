@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .layers import SPADE, SpectralConv2d
+from .layers import SpectralConv2d
+from .spade import SPADE
 
 GAIN = 0.02
 

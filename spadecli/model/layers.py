@@ -1,4 +1,4 @@
-"""Normalization: spectral norm of weights, and SPADE's modulation of features."""
+"""The layers under SPADE's: spectral norm of weights, and parameter-free norms of features."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ..compute.autograd import first_order_only
 from ..core.architecture import Norm
-from ..windows.modulate import at_pixels, gamma_beta_rows, is_cheaper, modulate
-from ..windows.neighbourhoods import Neighbourhoods
-from .semantic import SemanticMap
 
 EPS = 1e-5
 MOMENTUM = 0.1
@@ -77,7 +74,7 @@ class _DivideBySigma(torch.autograd.Function):
         return weight / sigma
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         weight, u, v, sigma = ctx.saved_tensors
         rows = _rows_as_stored(weight)
@@ -165,66 +162,3 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """[N,C,H,W] -> the same shape."""
         return with_plain_gradient(super().forward(input))
-
-
-class SPADE(nn.Module):
-    """Spatially-adaptive normalization: norm(x) · (1 + gamma(map)) + beta(map) (section 3.1, equation 1).
-
-    The map, nearest-resized to x, goes through a shared convolution and ReLU; gamma and beta are one
-    convolution of the result with twice the outputs (first half gamma).
-    """
-
-    def __init__(self, channels: int, semantic_channels: int, hidden: int, kernel: int, norm: Norm) -> None:
-        super().__init__()
-        self.norm = feature_norm(norm, channels)
-        self.shared = nn.Conv2d(semantic_channels, hidden, kernel, padding=kernel // 2)
-        self.gamma_beta = nn.Conv2d(hidden, 2 * channels, kernel, padding=kernel // 2)
-
-    def modulation(self, semantic: SemanticMap, size: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """gamma and beta of each mask, each [M,C,h,w]. They depend on the mask alone."""
-        found = self._neighbourhoods(semantic, size)
-        if found is not None:
-            rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, dtype)
-            return at_pixels(rows, found, len(semantic), size)
-        hidden = F.relu(self.shared(semantic.planes(size, dtype)))
-        gamma, beta = self.gamma_beta(hidden).chunk(2, dim=1)
-        return gamma, beta
-
-    def forward(self, x: Tensor, semantic: SemanticMap, slope: float = 1) -> Tensor:
-        """x [M·S,C,h,w], row m·S+s being sample s of mask m -> the same shape.
-
-        ``slope``: that of a leaky ReLU which follows, taken into the same step; 1 is none.
-        """
-        size, masks = (x.shape[2], x.shape[3]), len(semantic)
-        found = self._neighbourhoods(semantic, size)
-        if found is not None and x.shape[0] == masks:
-            rows = gamma_beta_rows(self.shared, self.gamma_beta, found, semantic.num_classes, x.dtype)
-            return modulate(x, self.norm, rows, found, slope)
-        normed = self.norm(x)
-        gamma, beta = self.modulation(semantic, size, x.dtype)
-        if x.shape[0] == masks:
-            out = torch.addcmul(beta, normed, 1 + gamma)
-        else:
-            grouped = normed.unflatten(0, (masks, x.shape[0] // masks))
-            out = torch.addcmul(beta.unsqueeze(1), grouped, 1 + gamma.unsqueeze(1)).flatten(0, 1)
-        return out if slope == 1 else F.leaky_relu(out, slope)
-
-    def _neighbourhoods(self, semantic: SemanticMap, size: tuple[int, int]) -> Neighbourhoods | None:
-        """Those to work by, or None where this layer is computed by convolutions."""
-        found = semantic.neighbourhoods(size, self.shared.kernel_size[0])
-        if found is None or semantic.modulation == "fast" or is_cheaper(found.share, self.shared, self.gamma_beta):
-            return found
-        return None
-
-
-class PlainNorm(nn.Module):
-    """Norm with learned scale and shift, blind to the map: what SPADE is compared with (section 4.4)."""
-
-    def __init__(self, channels: int, norm: Norm) -> None:
-        super().__init__()
-        self.norm = feature_norm(norm, channels, affine=True)
-
-    def forward(self, x: Tensor, semantic: SemanticMap, slope: float = 1) -> Tensor:
-        """x [N,C,h,w] -> the same shape; ``slope`` as in :class:`SPADE`."""
-        out: Tensor = self.norm(x)
-        return out if slope == 1 else F.leaky_relu(out, slope)

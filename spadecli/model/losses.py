@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from ..compute.autograd import first_order_only
 
 COLOR_GRID = 16
 Maps = list[list[Tensor]]  # per scale: four inner feature maps, then the patch scores
@@ -63,7 +64,7 @@ class _L1(torch.autograd.Function):
         return (x - target).abs_().sum(dtype=dtype) / x.numel()
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         x, target = ctx.saved_tensors
         return (x - target).sign_().mul_(gradient / x.numel()), None

@@ -81,7 +81,7 @@ class Trainer:
     def step(self, batch: Mapping[str, Any], lr_scale: float) -> None:
         """Train on this process's part of a batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
 
-        The batch may hold its neighbourhoods as ``tables`` (see tables.py). Nothing here waits for the device;
+        The batch may hold its label ``windows`` (see windows/collate.py). Nothing here waits for the device;
         the terms of the losses add up in ``totals``.
         """
         for optimizer, lr in ((self.optimizer_g, self.recipe.train.lr_g), (self.optimizer_d, self.recipe.train.lr_d)):
@@ -203,8 +203,8 @@ class Trainer:
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         photo = (moved["photo"].to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         channels, edges, num_classes = moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes
-        found = moved["tables"].neighbourhoods() if "tables" in moved else None
-        semantic = SemanticMap(channels, edges, num_classes, self.recipe.train.modulation, torch.channels_last, found)
+        windows = moved["windows"].by_size() if "windows" in moved else None
+        semantic = SemanticMap(channels, edges, num_classes, self.recipe.train.modulation, torch.channels_last, windows)
         return semantic, photo, moved["eps"].to(self.dtype)
 
     def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor]:

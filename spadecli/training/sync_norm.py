@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from ..compute.autograd import first_order_only
 from torch.nn import functional as F
 
 PIXELS = (0, 2, 3)
@@ -84,7 +84,7 @@ class _SyncBatchNorm(torch.autograd.Function):
         return F.batch_norm(x, mean, var, weight, bias, eps=eps), mean, unbiased
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, invstd, total = ctx.saved_tensors
         wide = _wide(gradient)

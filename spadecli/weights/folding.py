@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..model.layers import EPS, SPADE
+from ..model.layers import EPS
+from ..model.spade import SPADE
 
 
 def can_fold(layer: SPADE) -> bool:

@@ -1,7 +1,7 @@
-"""The neighbourhoods of a batch at every size of the generator, made beside the data and sent in one copy.
+"""The distinct windows of a batch at every size of the generator, found beside the data and sent in one copy.
 
-They depend on the label maps alone, so the data loader's workers make them, and the training loop, whose device
-runs ahead of it, never waits to learn how large they are.
+They depend on the label maps alone, so the data loader's workers find them. The training loop runs ahead of its device
+and never has to wait to learn how many windows there are.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from torch.utils.data import default_collate
 
 from ..core.architecture import Architecture
 from ..core.recipe import Recipe
-from ..model.semantic import label_codes, worthwhile
-from .neighbourhoods import Neighbourhoods, find_neighbourhoods
+from ..core.sizes import Size
+from .find import find_windows, num_codes, sampled_codes
+from .modulate import is_worthwhile
+from .segments import TrainingWindows
 
-Size = tuple[int, int]
+WindowsBySize = dict[tuple[Size, int], TrainingWindows | None]  # by size and kernel; None: use the plain form
 
 
-class Tables:
-    """The neighbourhoods at several sizes in one int32 tensor. Moves and is pinned like a tensor.
+class BatchWindows:
+    """The windows of a batch at several sizes, in one int32 tensor. Moves and is pinned like a tensor.
 
     ``shapes``: of the tensors of each size, one after the other; None where the plain form is to be used.
     """
@@ -31,36 +33,36 @@ class Tables:
         self.flat, self.kernel, self.shapes = flat, kernel, dict(shapes)
 
     @classmethod
-    def build(
+    def find(
         cls, channels: Tensor, edges: Tensor | None, num_classes: int, sizes: Sequence[Size], kernel: int, every: bool
-    ) -> Tables:
+    ) -> BatchWindows:
         """Of channels [M,H,W] and edges (see SemanticMap); ``every`` size, or those where it is worthwhile."""
         tensors: list[Tensor] = []
         shapes: dict[Size, list[tuple[int, ...]] | None] = {}
         for size in sizes:
-            codes, num_codes = label_codes(channels, edges, num_classes, size)
-            found = find_neighbourhoods(codes, kernel, num_codes)
-            used = found.tensors() if every or worthwhile(found.share) else []
+            found = find_windows(sampled_codes(channels, edges, size), kernel)
+            windows = TrainingWindows.build(found, num_codes(num_classes, edges is not None))
+            used = windows.tensors() if every or is_worthwhile(windows.share) else []
             tensors += [t.flatten() for t in used]
             shapes[size] = [tuple(t.shape) for t in used] or None
         flat = torch.cat(tensors) if tensors else torch.empty(0, dtype=torch.int32)
         return cls(flat, kernel, shapes)
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> Tables:
+    def to(self, device: torch.device, non_blocking: bool = False) -> BatchWindows:
         """The same on a device."""
-        return Tables(self.flat.to(device, non_blocking=non_blocking), self.kernel, self.shapes)
+        return BatchWindows(self.flat.to(device, non_blocking=non_blocking), self.kernel, self.shapes)
 
-    def pin_memory(self) -> Tables:
+    def pin_memory(self) -> BatchWindows:
         """The same in pinned memory; the data loader calls it."""
-        return Tables(self.flat.pin_memory(), self.kernel, self.shapes)
+        return BatchWindows(self.flat.pin_memory(), self.kernel, self.shapes)
 
-    def tensor_split(self, parts: int) -> list[Tables]:
+    def tensor_split(self, parts: int) -> list[BatchWindows]:
         """In one part, themselves."""
-        return PartedTables([self]).tensor_split(parts)
+        return PartedWindows([self]).tensor_split(parts)
 
-    def neighbourhoods(self) -> dict[tuple[Size, int], Neighbourhoods | None]:
-        """By size and kernel, None where the plain form is to be used. Views: nothing is copied."""
-        found: dict[tuple[Size, int], Neighbourhoods | None] = {}
+    def by_size(self) -> WindowsBySize:
+        """What SemanticMap takes. Views: nothing is copied."""
+        found: WindowsBySize = {}
         begin = 0
         for size, shapes in self.shapes.items():
             tensors = []
@@ -68,29 +70,29 @@ class Tables:
                 length = torch.Size(shape).numel()
                 tensors.append(self.flat[begin : begin + length].view(shape))
                 begin += length
-            found[size, self.kernel] = Neighbourhoods.of_tensors(tensors) if tensors else None
+            found[size, self.kernel] = TrainingWindows.of_tensors(tensors) if tensors else None
         return found
 
 
-class PartedTables:
-    """Tables of each part of a batch; splits like a tensor, into as many parts as it was made for."""
+class PartedWindows:
+    """The windows of each micro-batch; splits like a tensor, into as many parts as it was made for."""
 
-    def __init__(self, parts: Sequence[Tables]) -> None:
+    def __init__(self, parts: Sequence[BatchWindows]) -> None:
         self.parts = list(parts)
 
-    def tensor_split(self, parts: int) -> list[Tables]:
-        """The tables of each part."""
+    def tensor_split(self, parts: int) -> list[BatchWindows]:
+        """The windows of each part."""
         if parts != len(self.parts):
-            raise ValueError(f"tables made for {len(self.parts)} parts of a batch, asked for {parts}")
+            raise ValueError(f"windows of {len(self.parts)} parts of a batch, asked for {parts}")
         return self.parts
 
-    def pin_memory(self) -> PartedTables:
+    def pin_memory(self) -> PartedWindows:
         """The same in pinned memory; the data loader calls it."""
-        return PartedTables([t.pin_memory() for t in self.parts])
+        return PartedWindows([t.pin_memory() for t in self.parts])
 
 
-class CollateTables:
-    """The data loader's collate function: the default one, and ``tables`` of the label maps.
+class CollateWindows:
+    """The data loader's collate function: the default one, and ``windows`` of the label maps.
 
     parts: how many parts the batch is taken in.
     """
@@ -102,27 +104,27 @@ class CollateTables:
     def __call__(self, items: list[dict[str, Tensor]]) -> dict[str, Any]:
         """Items of a TrainingSet to a batch."""
         batch: dict[str, Any] = default_collate(items)
-        batch["tables"] = self.tables(batch)
+        batch["windows"] = self.windows(batch)
         return batch
 
-    def tables(self, batch: Mapping[str, Tensor]) -> Tables | PartedTables:
-        """The tables of a batch that has none."""
+    def windows(self, batch: Mapping[str, Tensor]) -> BatchWindows | PartedWindows:
+        """The windows of a batch that has none yet."""
         channels = batch["channels"].tensor_split(self.parts)
         edges = batch["edges"].tensor_split(self.parts) if "edges" in batch else [None] * self.parts
         parts = [
-            Tables.build(c, e, self.num_classes, self.sizes, self.kernel, self.every)
+            BatchWindows.find(c, e, self.num_classes, self.sizes, self.kernel, self.every)
             for c, e in zip(channels, edges, strict=True)
         ]
-        return parts[0] if self.parts == 1 else PartedTables(parts)
+        return parts[0] if self.parts == 1 else PartedWindows(parts)
 
 
-def collate_for(recipe: Recipe, device: torch.device, parts: int = 1) -> CollateTables | None:
-    """The collate function of a recipe's training on a device; None is the default one, where no table is used."""
+def collate_for(recipe: Recipe, device: torch.device, parts: int = 1) -> CollateWindows | None:
+    """The collate function of a recipe's training on a device; None is the default one, where no windows are used."""
     if recipe.model.conditioning != "spade" or recipe.train.modulation == "plain":
         return None
     if recipe.train.modulation == "auto" and device.type != "cpu":
         return None  # see SemanticMap
-    return CollateTables(recipe, parts)
+    return CollateWindows(recipe, parts)
 
 
 def level_sizes(arch: Architecture) -> list[Size]:

@@ -1,7 +1,9 @@
-"""The distinct label windows of a batch of maps: what SPADE's two convolutions can see at a pixel.
+"""The distinct label windows of a batch of maps: all that SPADE's two convolutions can see around a pixel.
 
-A k x k convolution of a k x k convolution of the map depends at a pixel on its window of windows of codes alone.
-Real maps hold few distinct ones. One pass per resolution serves every SPADE layer there.
+A k x k convolution of a k x k convolution of the map depends, at a pixel, on a k x k *window* of *patches*, each patch
+being the k x k label codes around one of the window's pixels. Real maps hold few distinct windows, so the layer is
+computed once for each of them and gathered: in training (modulate.py) and in inference (tables.py). One search per
+resolution serves every SPADE layer there.
 """
 
 from __future__ import annotations
@@ -14,72 +16,94 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.sizes import Size
 from ..kernels import native
 
 Ints = NDArray[np.int32]
-# share of pixels that differ from the next one, from which on windows repeat too seldom to look for that; where it
-# takes no time there is a gain longer
+# Share of pixels that differ from their neighbour above which windows repeat too seldom to be worth a search. In small
+# maps the search takes no time, so it pays for longer.
 NOISE, NOISE_IN_SMALL = 0.2, 0.5
 SMALL = 1 << 12  # pixels
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The distinct windows of M maps of one size, for two convolutions of kernel k; all int32.
+    """The distinct windows of M maps of one size, for two convolutions of kernel k. All int32.
 
-    In maps of noise they are those of every pixel, and may repeat.
-
-    codes: [n, k²] the codes of each distinct window, in reading order; 0 outside the map.
-    windows: [rows, k²] the windows in each distinct window of windows: 1..n, 0 outside the map.
-    row: [M,h,w] which of these is around each pixel, 0..rows-1.
-    every: whether they are every pixel's, in reading order.
+    patches: [n, k²] the codes of each distinct patch in reading order, 0 outside the map.
+    windows: [w, k²] the patches in each distinct window, numbered from 1; 0 outside the map.
+    window_of_pixel: [M,h,w] the window around each pixel, 0..w-1.
+    every_pixel: there was no search: patches and windows are those of every pixel in reading order, and may repeat.
     """
 
-    codes: Tensor
+    patches: Tensor
     windows: Tensor
-    row: Tensor
-    every: bool = False
+    window_of_pixel: Tensor
+    every_pixel: bool = False
+
+    @property
+    def share(self) -> float:
+        """Distinct windows as a share of the pixels: the share of the work that is left."""
+        return len(self.windows) / self.window_of_pixel.numel()
 
     @cached_property
-    def pixel(self) -> Tensor:
-        """A pixel, the same one each time, that each of the windows of windows is around: [rows], in flat order."""
-        flat = self.row.flatten()
+    def pixel_of_window(self) -> Tensor:
+        """[w] the first pixel, in flat order, that each window is around."""
+        flat = self.window_of_pixel.flatten()
         number = torch.arange(len(flat) - 1, -1, -1, device=flat.device)
         return torch.zeros(len(self.windows), dtype=torch.int64, device=flat.device).scatter_reduce_(
             0, flat.flip(0).long(), number, "amin", include_self=False
         )
 
     def to(self, device: torch.device) -> Windows:
-        """The same on another device; from pinned memory the copy overlaps with what runs there."""
+        """The same on another device, copied from pinned memory so that the copy overlaps with work there."""
         if device.type == "cpu":
             return self
-        codes, windows, row = (
-            t.pin_memory().to(device, non_blocking=True) for t in (self.codes, self.windows, self.row)
-        )
-        return Windows(codes, windows, row, self.every)
+        tensors = (self.patches, self.windows, self.window_of_pixel)
+        return Windows(*(t.pin_memory().to(device, non_blocking=True) for t in tensors), self.every_pixel)
 
 
-def map_codes(channels: Ints, edges: NDArray[np.uint8] | None) -> Ints:
-    """Codes of class channels [..]: channel + 1, or 2·channel + edge + 1 where there is an edge plane."""
-    return channels + 1 if edges is None else 2 * channels + edges + 1
+def label_codes(channels: NDArray[np.integer], edges: NDArray[np.integer] | None) -> Ints:
+    """One number, 1 and above, for class and edge of each pixel [..]: channel + 1, or 2·channel + edge + 1."""
+    codes = channels.astype(np.int32)
+    return codes + 1 if edges is None else 2 * codes + edges.astype(np.int32) + 1
 
 
-def find_windows(codes: Ints, kernel: int) -> Windows:
-    """Windows of codes int32 [M,h,w], 1 and above."""
+def num_codes(num_classes: int, has_edges: bool) -> int:
+    """How many different codes :func:`label_codes` gives."""
+    return num_classes * (1 + has_edges)
+
+
+def sampled_codes(channels: Tensor, edges: Tensor | None, size: Size) -> Ints:
+    """:func:`label_codes` of tensors [M,H,W], nearest sampled at ``size``. Waits for a CUDA device."""
+    sampled = [nearest(maps, size).cpu().numpy() for maps in (channels, edges) if maps is not None]
+    return label_codes(sampled[0], sampled[1] if edges is not None else None)
+
+
+def nearest(maps: Tensor, size: Size) -> Tensor:
+    """Maps [M,H,W] nearest (floor) sampled; ``size`` divides theirs."""
+    return maps[:, :: maps.shape[1] // size[0], :: maps.shape[2] // size[1]]
+
+
+def find_windows(codes: Ints, kernel: int, search_noise: bool = True) -> Windows:
+    """The windows of codes int32 [M,h,w], 1 and above, compared exactly; tensors on the CPU.
+
+    search_noise: search maps too in which windows hardly repeat; False takes every pixel's window there.
+    """
     codes = np.ascontiguousarray(codes, np.int32)
-    every = _changes(codes) > (NOISE if codes.size > SMALL else NOISE_IN_SMALL)
-    if every:
-        numbers = np.arange(codes.size, dtype=np.int32)
-        found, row = _windows_at(codes, numbers, kernel), numbers.reshape(codes.shape)
-        windows = _windows_at(row + 1, numbers, kernel)
-    elif native.available():
-        found, windows, row = native.find_windows(codes, kernel)
+    if not search_noise and _changes(codes) > (NOISE if codes.size > SMALL else NOISE_IN_SMALL):
+        pixels = np.arange(codes.size, dtype=np.int32)
+        window_of_pixel = pixels.reshape(codes.shape)
+        patches, windows = _patches_at(codes, pixels, kernel), _patches_at(window_of_pixel + 1, pixels, kernel)
+        return Windows(*map(torch.from_numpy, (patches, windows, window_of_pixel)), every_pixel=True)
+    if native.available():
+        patches, windows, window_of_pixel = native.find_windows(codes, kernel)
     else:
-        ids, firsts = _number_windows(codes, kernel)
-        found = _windows_at(codes, firsts, kernel)
-        row, firsts = _number_windows(ids, kernel)
-        windows, row = _windows_at(ids, firsts, kernel), row - 1
-    return Windows(torch.from_numpy(found), torch.from_numpy(windows), torch.from_numpy(row), every)
+        patch_of_pixel, firsts = _number_patches(codes, kernel)
+        patches = _patches_at(codes, firsts, kernel)
+        numbers, firsts = _number_patches(patch_of_pixel, kernel)
+        windows, window_of_pixel = _patches_at(patch_of_pixel, firsts, kernel), numbers - 1
+    return Windows(*map(torch.from_numpy, (patches, windows, window_of_pixel)))
 
 
 def _changes(codes: Ints) -> float:
@@ -88,10 +112,10 @@ def _changes(codes: Ints) -> float:
     return max(float(s.mean()) if s.size else 0.0 for s in shares)
 
 
-def _number_windows(values: Ints, kernel: int) -> tuple[Ints, NDArray[np.int64]]:
-    """The distinct windows of values [M,h,w] numbered from 1 on, at each pixel, and a pixel where each is found.
+def _number_patches(values: Ints, kernel: int) -> tuple[Ints, NDArray[np.int64]]:
+    """The distinct k x k patches of values [M,h,w], numbered from 1: each pixel's number, and a pixel of each.
 
-    The rows of each window are numbered first, then the columns of row numbers.
+    The rows of each patch are numbered first, then the columns of row numbers.
     """
     firsts = np.empty(0, np.int64)
     for axis in (2, 1):
@@ -112,8 +136,8 @@ def _number_windows(values: Ints, kernel: int) -> tuple[Ints, NDArray[np.int64]]
     return values, firsts
 
 
-def _windows_at(values: Ints, pixels: NDArray[np.integer], kernel: int) -> Ints:
-    """The k x k windows of values [M,h,w] around flat pixels [n], 0 outside: [n, k²]."""
+def _patches_at(values: Ints, pixels: NDArray[np.integer], kernel: int) -> Ints:
+    """The k x k patches of values [M,h,w] around flat pixels [n], 0 outside: [n, k²]."""
     half = kernel // 2
     padded = np.pad(values, ((0, 0), (half, half), (half, half)))
     m, y, x = np.unravel_index(pixels, values.shape)

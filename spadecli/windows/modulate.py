@@ -1,12 +1,15 @@
-"""SPADE's modulation computed once for each distinct label neighbourhood: the same function, and gradients.
+"""SPADE's modulation in training, computed once for each distinct label window: the same function and gradients.
 
-The plain form is in :meth:`spadecli.model.layers.SPADE.forward`. Three things make this one cheaper:
+The plain form is :meth:`spadecli.model.spade.SPADE.forward`, which also lists the other forms. Three things make this
+one cheaper:
 
 - The first convolution of one-hot planes is a sum of rows of its weights, and both convolutions are computed once
-  for each distinct neighbourhood (:func:`gamma_beta_rows`).
-- Batch norm, modulation and leaky ReLU are one step with its backward pass written by hand. It keeps the layer's
-  input and output, which the convolutions around it keep anyway, and no full-size gamma and beta.
-- Where values are gathered for each pixel, pixels are taken in pieces that stay in the processor's cache.
+  for each distinct window (:func:`gamma_beta_of_windows`).
+- Batch norm, modulation and leaky ReLU are one step with a hand-written backward pass. It keeps the layer's input and
+  output, which the convolutions around it keep anyway, and no full-size gamma and beta.
+- Where values are gathered for each pixel, pixels are processed in pieces that stay in the processor's cache.
+
+There are first derivatives only; asking for a second one raises.
 """
 
 from __future__ import annotations
@@ -16,18 +19,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .neighbourhoods import Groups, Neighbourhoods
+from ..compute.autograd import first_order_only
+from .segments import Segments, TrainingWindows
 
 COST_OF_GATHERING = 800  # of a window, as products; measured on two CPU cores at 8x8 to 256x256, float32 and bfloat16
 ELEMENTS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 27}  # of a full-size feature map
 ROWS_AT_ONCE = {"cpu": 1 << 11, "cuda": 1 << 16}  # of the matrix of windows
 
 
+WORTHWHILE_SHARE = 0.95
+
+
+def is_worthwhile(share: float) -> bool:
+    """Whether windows that are this share of the pixels can be cheaper for any layer; :func:`is_cheaper` weighs one."""
+    return share <= WORTHWHILE_SHARE
+
+
 def is_cheaper(share: float, shared: nn.Conv2d, gamma_beta: nn.Conv2d) -> bool:
-    """Whether a training step of a SPADE layer is cheaper by neighbourhood, these being ``share`` of the pixels.
+    """Whether a training step of a SPADE layer is cheaper by window, distinct windows being ``share`` of the pixels.
 
     Counted are products of a pixel with one tap's hidden channels, forward and backward. The first convolution needs
     no gradient of its input, and disappears.
@@ -36,40 +47,42 @@ def is_cheaper(share: float, shared: nn.Conv2d, gamma_beta: nn.Conv2d) -> bool:
     return share * (second + COST_OF_GATHERING) < second + 2 * shared.in_channels
 
 
-def gamma_beta_rows(
-    shared: nn.Conv2d, gamma_beta: nn.Conv2d, found: Neighbourhoods, num_classes: int, dtype: torch.dtype
+def gamma_beta_of_windows(
+    shared: nn.Conv2d, gamma_beta: nn.Conv2d, windows: TrainingWindows, num_classes: int, dtype: torch.dtype
 ) -> Tensor:
-    """What ``gamma_beta(relu(shared(planes)))`` is in each distinct neighbourhood: [rows, 2·C] of ``dtype``."""
-    with torch.autocast(found.row.device.type, enabled=False):
+    """What ``gamma_beta(relu(shared(planes)))`` is in each distinct window: [w, 2·C] of ``dtype``."""
+    with torch.autocast(windows.window_of_pixel.device.type, enabled=False):
         table = _code_table(shared.weight, num_classes)
-        hidden: Tensor = _SumEntries.apply(table.flatten(0, 1), found)  # type: ignore[no-untyped-call]
+        hidden: Tensor = _SumCodeRows.apply(table.flatten(0, 1), windows)  # type: ignore[no-untyped-call]
         if shared.bias is not None:
             hidden = hidden + shared.bias
         hidden = F.relu(hidden).to(dtype)
         weight = gamma_beta.weight.permute(0, 2, 3, 1).flatten(1).to(dtype)
-        rows: Tensor = _MultiplyWindows.apply(hidden, weight, found)  # type: ignore[no-untyped-call]
-        return rows if gamma_beta.bias is None else rows + gamma_beta.bias.to(dtype)
+        values: Tensor = _MultiplyWindows.apply(hidden, weight, windows)  # type: ignore[no-untyped-call]
+        return values if gamma_beta.bias is None else values + gamma_beta.bias.to(dtype)
 
 
-def at_pixels(rows: Tensor, found: Neighbourhoods, masks: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """gamma and beta of every pixel, each [M,C,h,w], from ``rows`` [rows, 2·C]."""
-    gamma, beta = rows.index_select(0, found.row).view(masks, *size, -1).permute(0, 3, 1, 2).chunk(2, 1)
+def at_pixels(gamma_beta: Tensor, windows: TrainingWindows, masks: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """gamma and beta of every pixel, each [M,C,h,w], from those of each window [w, 2·C]."""
+    gamma, beta = (
+        gamma_beta.index_select(0, windows.window_of_pixel).view(masks, *size, -1).permute(0, 3, 1, 2).chunk(2, 1)
+    )
     return gamma, beta
 
 
-def modulate(x: Tensor, norm: nn.Module, rows: Tensor, found: Neighbourhoods, slope: float) -> Tensor:
-    """leaky_relu(norm(x) · (1 + gamma) + beta) for x [M,C,h,w] and ``rows`` [rows, 2·C], gamma then beta.
+def modulate(x: Tensor, norm: nn.Module, gamma_beta: Tensor, windows: TrainingWindows, slope: float) -> Tensor:
+    """leaky_relu(norm(x) · (1 + gamma) + beta) for x [M,C,h,w] and ``gamma_beta`` [w, 2·C], gamma then beta.
 
     Batch norm is taken into the step. Any other norm (instance norm, synchronised batch norm) is called as it is.
     """
     mean, inverse = _batch_statistics(norm, x)
     if mean is None:
         x = norm(x)
-    moving = norm.training and mean is not None
+    batch_stats = norm.training and mean is not None
     masks, channels, height, width = x.shape
     flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = _Modulate.apply(flat, rows, mean, inverse, found, slope, moving)  # type: ignore[no-untyped-call]
+        out: Tensor = _Modulate.apply(flat, gamma_beta, mean, inverse, windows, slope, batch_stats)  # type: ignore[no-untyped-call]
     return out.view(masks, height, width, channels).permute(0, 3, 1, 2)
 
 
@@ -104,62 +117,62 @@ def _code_table(weight: Tensor, num_classes: int) -> Tensor:
 
 
 def _pieces(matrix: Tensor) -> Iterator[slice]:
-    """Ranges of rows of a matrix that are worked on at once."""
+    """Ranges of rows of a matrix that are processed at once."""
     length, width = matrix.shape
     step = max(1, ELEMENTS_AT_ONCE[matrix.device.type] // width)
     for begin in range(0, length, step):
         yield slice(begin, min(begin + step, length))
 
 
-class _SumEntries(torch.autograd.Function):
-    """The table's rows that each distinct window of codes adds up: table [k²·(codes + 1), O] -> [n, O]."""
+class _SumCodeRows(torch.autograd.Function):
+    """The sum of the table's rows that each distinct patch adds: table [k²·(codes + 1), O] -> [n, O]."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, found: Neighbourhoods) -> Tensor:
-        ctx.found, ctx.shape = found, table.shape
-        return F.embedding_bag(found.entries, table, mode="sum")
+    def forward(ctx: Any, table: Tensor, windows: TrainingWindows) -> Tensor:
+        ctx.windows, ctx.shape = windows, table.shape
+        return F.embedding_bag(windows.code_rows, table, mode="sum")
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        found: Neighbourhoods = ctx.found
+        windows: TrainingWindows = ctx.windows
         table = gradient.new_zeros(ctx.shape)
-        places = found.places_of_used
-        windows = Groups(places.order // found.entries.shape[1], places.pieces, places.groups)
-        return table.index_copy_(0, found.used.long(), windows.sum(gradient)), None
+        places = windows.places_of_code_row
+        patches = Segments(places.order // windows.code_rows.shape[1], places.pieces, places.firsts)
+        return table.index_copy_(0, windows.used_code_rows.long(), patches.sum(gradient)), None
 
 
 class _MultiplyWindows(torch.autograd.Function):
-    """A k x k convolution at one pixel of each distinct window of windows.
+    """A k x k convolution at one pixel of each distinct window.
 
-    hidden [n,H], where 0 of ``found.windows`` stands for zeros, and weight [O, k²·H] -> [rows, O].
-    The windows' values side by side are made anew in the backward pass, a piece at a time.
+    hidden [n,H] of each patch, where 0 of ``windows.windows`` stands for zeros, and weight [O, k²·H] -> [w, O].
+    The patches of a window side by side are gathered again in the backward pass, a piece at a time.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, found: Neighbourhoods) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, windows: TrainingWindows) -> Tensor:
         ctx.save_for_backward(hidden, weight)
-        ctx.found = found
+        ctx.windows = windows
         padded = F.pad(hidden, (0, 0, 1, 0))
-        out = hidden.new_empty(len(found.windows), len(weight))
+        out = hidden.new_empty(len(windows.windows), len(weight))
         step = ROWS_AT_ONCE[out.device.type]
-        for windows, rows in zip(torch.split(found.windows, step), torch.split(out, step), strict=True):
-            torch.mm(_side_by_side(padded, windows), weight.T, out=rows)
+        for part, out_part in zip(torch.split(windows.windows, step), torch.split(out, step), strict=True):
+            torch.mm(_side_by_side(padded, part), weight.T, out=out_part)
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         hidden, weight = ctx.saved_tensors
-        found: Neighbourhoods = ctx.found
+        windows: TrainingWindows = ctx.windows
         gradient = gradient.contiguous()
         padded = F.pad(hidden, (0, 0, 1, 0))
         columns = gradient @ weight
-        of_hidden = found.places_of_window.sum(columns.view(-1, hidden.shape[1])).to(hidden.dtype)
+        of_hidden = windows.places_of_patch.sum(columns.view(-1, hidden.shape[1])).to(hidden.dtype)
         of_weight = torch.zeros_like(weight)
         step = ROWS_AT_ONCE[hidden.device.type]
-        for windows, of_rows in zip(torch.split(found.windows, step), torch.split(gradient, step), strict=True):
-            of_weight.addmm_(of_rows.T, _side_by_side(padded, windows))
+        for part, of_part in zip(torch.split(windows.windows, step), torch.split(gradient, step), strict=True):
+            of_weight.addmm_(of_part.T, _side_by_side(padded, part))
         return of_hidden, of_weight, None
 
 
@@ -168,64 +181,63 @@ def _side_by_side(padded: Tensor, windows: Tensor) -> Tensor:
 
 
 class _Modulate(torch.autograd.Function):
-    """leaky_relu((x - mean) · inverse · (1 + gamma) + beta), gamma and beta from the row of each pixel.
+    """leaky_relu((x - mean) · inverse · (1 + gamma) + beta), gamma and beta from the window of each pixel.
 
-    x [P,C]; rows [R,2·C]; mean and inverse [C], or None for 0 and 1. ``moving``: they are x's own statistics, and
-    the gradient goes through them.
+    x [P,C]; gamma_beta [w,2·C]; mean and inverse [C], or None for 0 and 1. ``batch_stats``: they are x's own
+    statistics, and the gradient goes through them.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        rows: Tensor,
+        gamma_beta: Tensor,
         mean: Tensor | None,
         inverse: Tensor | None,
-        found: Neighbourhoods,
+        windows: TrainingWindows,
         slope: float,
-        moving: bool,
+        batch_stats: bool,
     ) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        gamma, beta = rows.to(wide).chunk(2, 1)
-        scale = gamma + 1
+        gamma, beta = gamma_beta.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, 1)
+        scale, shift = gamma + 1, beta
         if mean is not None and inverse is not None:
             scale = scale * inverse
-            beta = torch.addcmul(beta, scale, mean, value=-1)
-        both = torch.cat([scale, beta], 1).to(x.dtype)
+            shift = torch.addcmul(beta, scale, mean, value=-1)
+        scale_shift = torch.cat([scale, shift], 1).to(x.dtype)
         out = torch.empty_like(x)
         channels = x.shape[1]
         for piece in _pieces(x):
-            found_both = both.index_select(0, found.row[piece])
-            torch.addcmul(found_both[:, channels:], x[piece], found_both[:, :channels], out=out[piece])
+            gathered = scale_shift.index_select(0, windows.window_of_pixel[piece])
+            torch.addcmul(gathered[:, channels:], x[piece], gathered[:, :channels], out=out[piece])
             if slope != 1:
                 F.leaky_relu_(out[piece], slope)
-        ctx.save_for_backward(x, out, both, mean, inverse)
-        ctx.found, ctx.slope, ctx.moving = found, slope, moving
+        ctx.save_for_backward(x, out, scale_shift, mean, inverse)
+        ctx.windows, ctx.slope, ctx.batch_stats = windows, slope, batch_stats
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, out, both, mean, inverse = ctx.saved_tensors
-        found: Neighbourhoods = ctx.found
-        scale = both[:, : x.shape[1]].contiguous()
-        # back through the leaky ReLU; what each row's pixels say about its shift and its scale
+        x, out, scale_shift, mean, inverse = ctx.saved_tensors
+        windows: TrainingWindows = ctx.windows
+        scale = scale_shift[:, : x.shape[1]].contiguous()
+        # back through the leaky ReLU, then sums over each window's pixels for its shift and its scale
         of_x, centred = torch.empty_like(x), torch.empty_like(x)
         for piece in _pieces(x):
             torch.ops.aten.leaky_relu_backward(gradient[piece], out[piece], ctx.slope, True, grad_input=of_x[piece])
             torch.mul(x[piece] if mean is None else x[piece] - mean, of_x[piece], out=centred[piece])
-        of_shift, of_scale = found.pixels_of_row.sum(of_x), found.pixels_of_row.sum(centred)
+        of_shift, of_scale = windows.pixels_of_window.sum(of_x), windows.pixels_of_window.sum(centred)
         del centred
-        of_rows = torch.cat([of_scale if inverse is None else of_scale * inverse, of_shift], 1)
+        of_gamma_beta = torch.cat([of_scale if inverse is None else of_scale * inverse, of_shift], 1)
 
-        # back through scale and shift, and through the statistics of x: their gradients are sums over the rows
-        own = None
-        if ctx.moving:
+        # back through scale and shift, and through the statistics of x: their gradients are sums over the windows
+        through_stats = None
+        if ctx.batch_stats:
             by_mean = -(scale * of_shift).sum(0) / len(x)
             by_spread = -(scale * of_scale).sum(0) / len(x) * inverse.square()
-            own = by_mean - by_spread * mean, by_spread
+            through_stats = by_mean - by_spread * mean, by_spread
         for piece in _pieces(x):
-            of_x[piece].mul_(scale.index_select(0, found.row[piece]))
-            if own is not None:
-                of_x[piece].add_(torch.addcmul(own[0], x[piece], own[1]))
-        return of_x, of_rows.to(both.dtype), None, None, None, None, None
+            of_x[piece].mul_(scale.index_select(0, windows.window_of_pixel[piece]))
+            if through_stats is not None:
+                of_x[piece].add_(torch.addcmul(through_stats[0], x[piece], through_stats[1]))
+        return of_x, of_gamma_beta.to(scale_shift.dtype), None, None, None, None, None

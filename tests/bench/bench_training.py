@@ -44,7 +44,7 @@ from spadecli.data.masks import (  # noqa: E402
 )
 from spadecli.model import losses  # noqa: E402
 from spadecli.training.step import Trainer  # noqa: E402
-from spadecli.windows.collate import CollateTables  # noqa: E402
+from spadecli.windows.collate import CollateWindows  # noqa: E402
 
 Batch = dict[str, Any]
 
@@ -231,7 +231,7 @@ def compare_on_gpu(batch_size: int, repeats: int) -> None:
         trainer = make_trainer(recipe, form, "cuda")
         ready = dict(batch)
         if form.modulation == "fast":
-            collate = CollateTables(trainer.recipe)
+            collate = CollateWindows(trainer.recipe)
             start = time.perf_counter()
             ready["tables"] = collate.tables(batch)
             made = time.perf_counter() - start

@@ -14,7 +14,7 @@ from spadecli.data.edges import instance_edges
 from spadecli.kernels import native
 from spadecli.model.generator import Generator
 from spadecli.model.semantic import SemanticMap
-from spadecli.windows.find import map_codes
+from spadecli.windows.find import label_codes
 
 CLASSES = 6
 SMALL = {"size": (64, 64), "ngf": 4, "z_dim": 5, "hidden": 12, "latent": "noise"}
@@ -85,7 +85,7 @@ def both(generator: Generator, channels, edges, has_edges=True, samples=1, **opt
     z = latents(generator, len(channels) * samples)
     expected = generator(semantic(channels, edges, has_edges), z)
     fast = FastGenerator(copy.deepcopy(generator), CLASSES, **options)
-    return expected, fast(map_codes(channels, edges if has_edges else None), z)
+    return expected, fast(label_codes(channels, edges if has_edges else None), z)
 
 
 @pytest.mark.parametrize("kind", ["real", "drawn", "noise", "even"])
@@ -137,7 +137,7 @@ def test_it_is_as_near_to_float64_as_the_plain_form(kernels):
     with torch.inference_mode():
         exact = copy.deepcopy(generator).double()(semantic(channels, edges, True), z.double())
         own = (generator(semantic(channels, edges, True), z) - exact).abs().max()
-        found = FastGenerator(copy.deepcopy(generator), CLASSES)(map_codes(channels, edges), z)
+        found = FastGenerator(copy.deepcopy(generator), CLASSES)(label_codes(channels, edges), z)
     assert (found - exact).abs().max() <= max(3e-5, 3 * own)
 
 
@@ -145,7 +145,7 @@ def test_an_image_does_not_depend_on_its_batch_or_on_the_threads():
     if not native.available():
         pytest.skip("no kernels were compiled")
     generator, (channels, edges) = plain(ngf=16), masks("real", 3, (64, 64))
-    codes, z = map_codes(channels, edges), torch.randn(6, 5)
+    codes, z = label_codes(channels, edges), torch.randn(6, 5)
     fast = FastGenerator(generator, CLASSES)
     threads = torch.get_num_threads()
     try:
@@ -163,7 +163,7 @@ def test_a_window_of_a_map_gives_the_middle_of_the_whole(kernels):
     """What tiles are made of: away from its border a window of the map gives the whole map's pixels."""
     generator, (channels, edges) = plain(upsampling="normal"), masks("drawn", 1, (640, 64))
     fast, z = FastGenerator(copy.deepcopy(generator), CLASSES), torch.randn(1, 5)
-    codes = map_codes(channels, edges)
+    codes = label_codes(channels, edges)
     with torch.inference_mode():
         whole, start = fast(codes, z), fast.start(codes, z)
         part = fast.from_start(start[:, :, 4:], codes[:, 128:])
@@ -197,5 +197,5 @@ def test_it_equals_the_plain_form_on_cuda(dtype):
     with torch.inference_mode():
         expected = generator(semantic(channels, edges, True), z)
         fast = FastGenerator(copy.deepcopy(generator), CLASSES, torch.device("cuda"), dtype)
-        found = fast(map_codes(channels, edges), z.cuda()).float().cpu()
+        found = fast(label_codes(channels, edges), z.cuda()).float().cpu()
     assert (found - expected).abs().max() < (2e-3 if dtype == torch.float32 else 0.1)

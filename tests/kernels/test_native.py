@@ -97,7 +97,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from spadecli.backends.torch_backend import TorchBackend
-from spadecli.model.fast import native
+from spadecli.kernels import native
 mask = (np.arange(256 * 256) // 997 % 12).astype(np.uint8).reshape(1, 256, 256)
 with TorchBackend(Path(sys.argv[1]), "cpu", sys.argv[2]) as backend:
     np.save(sys.argv[3], backend.run(mask, None, np.ones((1, 64), np.float32)))

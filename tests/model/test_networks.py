@@ -10,8 +10,9 @@ from spadecli.model.discriminator import Discriminator
 from spadecli.model.encoder import ImageEncoder, add_grid
 from spadecli.model.generator import Generator, resize_start
 from spadecli.model.init import initialize
-from spadecli.model.layers import SPADE, SpectralConv2d, feature_norm, instance_norm
+from spadecli.model.layers import SpectralConv2d, feature_norm, instance_norm
 from spadecli.model.semantic import SemanticMap
+from spadecli.model.spade import SPADE
 
 CITYSCAPES = {"size": (256, 512), "upsampling": "more"}
 TINY = {"size": (32, 32), "ngf": 2, "z_dim": 4, "hidden": 4}

@@ -13,7 +13,7 @@ from spadecli.kernels import native
 from spadecli.model.generator import Generator
 from spadecli.model.semantic import SemanticMap
 from spadecli.model.tiling import TILE, Window, find_tiles, halos, overhead, whole_tile, why_not_tiled
-from spadecli.windows.find import map_codes
+from spadecli.windows.find import label_codes
 
 CLASSES = 6
 SMALL = {"size": (64, 64), "ngf": 4, "z_dim": 5, "hidden": 12, "latent": "noise"}
@@ -109,7 +109,7 @@ def test_tiles_of_the_fast_form_are_the_whole(options, kernels, monkeypatch):
     samples = 2 if arch.uses_z else 1
     z = latents(arch, samples)
     expected = generator(semantic(channels, edges), z)
-    fast, codes = FastGenerator(copy.deepcopy(generator), CLASSES), map_codes(channels, edges)
+    fast, codes = FastGenerator(copy.deepcopy(generator), CLASSES), label_codes(channels, edges)
     whole, start = fast(codes, z), fast.start(codes, z)
     found = joined(arch, size, 2 * arch.stride, lambda tile: fast.from_start(start, codes, tile))
     assert (found - whole).abs().max() <= 1e-5

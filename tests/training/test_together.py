@@ -244,7 +244,7 @@ def test_fitted_time_and_deadlines_are_process_0_s(tmp_path):
 STUMBLE = """
 import os, sys
 from spadecli.cli.app import main
-from spadecli.model.trainer import Trainer
+from spadecli.training.step import Trainer
 
 step, steps = Trainer.step, 0
 

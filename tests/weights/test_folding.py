@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from spadecli.model.layers import SPADE
 from spadecli.model.semantic import SemanticMap
+from spadecli.model.spade import SPADE
 from spadecli.weights.folding import can_fold, folded_modulation
 
 

@@ -1,4 +1,4 @@
-"""Neighbourhoods that come with the batch: those a map finds itself, and a loop that asks the device for nothing."""
+"""Windows that come with the batch: those a map finds itself, and a loop that asks the device for nothing."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from spadecli.data.dataset import TrainingSet
 from spadecli.model import semantic
 from spadecli.model.semantic import SemanticMap
 from spadecli.training.step import Trainer
-from spadecli.windows.collate import CollateTables, PartedTables, Tables, collate_for, level_sizes
+from spadecli.windows.collate import BatchWindows, CollateWindows, PartedWindows, collate_for, level_sizes
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SIZES = [(32, 32), (16, 16), (8, 8)]
@@ -44,39 +44,39 @@ def loader(recipe, workers=0, device=CPU):
 
 
 @pytest.mark.parametrize("edges", [False, True])
-def test_tables_hold_what_a_map_finds_itself(edges):
+def test_windows_hold_what_a_map_finds_itself(edges):
     channels, marks = blocks(), blocks(1) % 2 if edges else None
-    there = Tables.build(channels, marks, 9, SIZES, 3, every=True).to(CPU).neighbourhoods()
+    there = BatchWindows.find(channels, marks, 9, SIZES, 3, every=True).to(CPU).by_size()
     itself = SemanticMap(channels.long(), marks, 9, "fast")
     for size in SIZES:
-        found, expected = there[size, 3].tensors(), itself.neighbourhoods(size, 3).tensors()
+        found, expected = there[size, 3].tensors(), itself.windows(size, 3).tensors()
         assert all(torch.equal(f, e) and f.dtype == torch.int32 for f, e in zip(found, expected, strict=True))
 
 
 def test_sizes_where_it_is_not_worthwhile_stay_plain():
     channels = blocks()
-    found = Tables.build(channels, None, 9, SIZES, 3, every=False).neighbourhoods()
+    found = BatchWindows.find(channels, None, 9, SIZES, 3, every=False).by_size()
     expected = SemanticMap(channels.long(), None, 9, "auto")
-    assert [found[s, 3] is None for s in SIZES] == [expected.neighbourhoods(s, 3) is None for s in SIZES]
+    assert [found[s, 3] is None for s in SIZES] == [expected.windows(s, 3) is None for s in SIZES]
     assert found[SIZES[0], 3] is not None
     assert found[SIZES[-1], 3] is None
 
 
-def test_tables_of_parts_come_apart_as_the_batch_does():
-    parts = [Tables.build(blocks()[i : i + 1], None, 9, SIZES, 3, every=True) for i in range(2)]
-    assert PartedTables(parts).tensor_split(2) == parts
+def test_windows_of_parts_come_apart_as_the_batch_does():
+    parts = [BatchWindows.find(blocks()[i : i + 1], None, 9, SIZES, 3, every=True) for i in range(2)]
+    assert PartedWindows(parts).tensor_split(2) == parts
     assert parts[0].tensor_split(1) == parts[:1]
     with pytest.raises(ValueError, match="2 parts"):
-        PartedTables(parts).tensor_split(3)
+        PartedWindows(parts).tensor_split(3)
 
 
 @pytest.mark.parametrize(
     ("modulation", "device", "made"),
     [("plain", CPU, False), ("auto", CPU, True), ("fast", CPU, True), ("auto", CUDA, False), ("fast", CUDA, True)],
 )
-def test_the_loader_makes_tables_where_they_are_used(tmp_path, modulation, device, made):
+def test_the_loader_finds_windows_where_they_are_used(tmp_path, modulation, device, made):
     collate = collate_for(tiny(tmp_path, f"train.modulation={modulation}"), device)
-    assert isinstance(collate, CollateTables) == made
+    assert isinstance(collate, CollateWindows) == made
 
 
 def test_levels_are_the_sizes_of_the_generator_s_feature_maps(tmp_path):
@@ -90,12 +90,12 @@ def test_levels_are_the_sizes_of_the_generator_s_feature_maps(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_training_with_tables_of_the_loader_is_training_without(tmp_path, workers):
+def test_training_with_windows_of_the_loader_is_training_without(tmp_path, workers):
     recipe = tiny(tmp_path)
-    trainers = {with_tables: Trainer(recipe, CPU) for with_tables in (True, False)}
+    trainers = {with_windows: Trainer(recipe, CPU) for with_windows in (True, False)}
     for batch in loader(recipe, workers):
         trainers[True].step(batch, 1.0)
-        trainers[False].step({name: value for name, value in batch.items() if name != "tables"}, 1.0)
+        trainers[False].step({name: value for name, value in batch.items() if name != "windows"}, 1.0)
     for a, b in zip(*(t.generator.parameters() for t in trainers.values()), strict=True):
         assert torch.equal(a, b)
 
@@ -110,14 +110,14 @@ class Refusing(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_step_with_tables_asks_the_device_for_nothing(tmp_path, monkeypatch, precision):
+def test_a_step_with_windows_asks_the_device_for_nothing(tmp_path, monkeypatch, precision):
     recipe = tiny(tmp_path, f"train.precision={precision}")
     trainer, batch = Trainer(recipe, CPU), next(iter(loader(recipe)))
 
     def refuse(name, *args, **kwargs):
         raise AssertionError(f"{name} waits for the device")
 
-    monkeypatch.setattr(semantic, "find_neighbourhoods", partial(refuse, "find_neighbourhoods"))
+    monkeypatch.setattr(semantic, "find_windows", partial(refuse, "find_windows"))
     for name in ("cpu", "numpy", "item", "tolist"):
         monkeypatch.setattr(torch.Tensor, name, partial(refuse, name))
     with Refusing():

@@ -1,4 +1,4 @@
-"""SPADE layers by neighbourhood are the plain layers: outputs and every gradient."""
+"""SPADE layers by window are the plain layers: outputs and every gradient."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from conftest import shared
 from spadecli.core.architecture import Architecture
 from spadecli.data.edges import instance_edges
 from spadecli.data.masks import read_instances, read_pixels
-from spadecli.model import layers as norm
+from spadecli.model import spade
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
-from spadecli.model.layers import SPADE
 from spadecli.model.semantic import SemanticMap
+from spadecli.model.spade import SPADE
 
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-10}
 Maps = tuple[torch.Tensor, torch.Tensor | None, int]
@@ -149,23 +149,23 @@ def test_samples_of_a_mask_share_its_modulation():
 
 def test_auto_takes_the_plain_form_on_noise_and_the_fast_one_on_real_masks():
     noisy = SemanticMap(*made_up("noise", edges=False), "auto")
-    assert noisy.neighbourhoods((32, 48), 3) is None
-    assert SemanticMap(*made_up("blocks", edges=False), "auto").neighbourhoods((32, 48), 3) is not None
+    assert noisy.windows((32, 48), 3) is None
+    assert SemanticMap(*made_up("blocks", edges=False), "auto").windows((32, 48), 3) is not None
     real = SemanticMap(*coco(256), "auto")
-    assert real.neighbourhoods((256, 256), 3) is not None
-    assert real.neighbourhoods((256, 256), 3) is real.neighbourhoods((256, 256), 3)
+    assert real.windows((256, 256), 3) is not None
+    assert real.windows((256, 256), 3) is real.windows((256, 256), 3)
 
 
 def test_auto_weighs_what_a_layer_computes(monkeypatch):
     """Wide layers gain where narrow ones do not."""
-    by_neighbourhood = []
-    monkeypatch.setattr(norm, "modulate", lambda x, *rest: by_neighbourhood.append(x.shape[1]) or x)
+    by_window = []
+    monkeypatch.setattr(spade, "modulate", lambda x, *rest: by_window.append(x.shape[1]) or x)
     some_noise = torch.where(torch.rand(2, 32, 48, generator=torch.Generator().manual_seed(0)) < 0.04, 1, 0)
     semantic = SemanticMap(some_noise, None, 9, "auto")
-    assert 0.1 < semantic.neighbourhoods((32, 48), 3).share < 0.8
+    assert 0.1 < semantic.windows((32, 48), 3).share < 0.8
     for channels in (4, 1024):
         SPADE(channels, 9, 5, 3, "batch")(torch.zeros(2, channels, 32, 48), semantic)
-    assert by_neighbourhood == [1024]
+    assert by_window == [1024]
 
 
 def test_a_generator_has_the_same_images_and_gradients():
