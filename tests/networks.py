@@ -11,7 +11,7 @@ from spadecli.model.encoder import ImageEncoder
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
 from spadecli.weights.card import Card
-from spadecli.weights.file import effective_state, save_weights
+from spadecli.weights.file import folded_state_dict, save_weights
 
 CLASSES = [{"name": "a", "value": 7}, {"name": "b", "value": [0, 9]}, {"name": "u", "value": 255}]
 LABELS = LabelSpace(name="odd", classes=CLASSES, unknown="u")
@@ -27,7 +27,7 @@ def torch_weights(folder: Path, arch: Architecture, labels: LabelSpace) -> Path:
             visible(network, i)
             random_statistics(network)
     path = folder / "w.safetensors"
-    states = effective_state(generator), effective_state(encoder) if encoder else None
+    states = folded_state_dict(generator), folded_state_dict(encoder) if encoder else None
     save_weights(path, Card(name="w", architecture=arch, labels=labels), *states)
     return path
 

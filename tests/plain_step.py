@@ -169,7 +169,7 @@ def numbers_of(trainer: Trainer, steps: int) -> dict[str, Tensor]:
         for k, p in network.named_parameters():
             found |= {f"{moment} {n}.{k}": optimizer.state[p][moment] for moment in ("exp_avg", "exp_avg_sq")}
     found |= {f"ema {n}.{k}": v for n, average in trainer.ema.averages.items() for k, v in average.items()}
-    terms = trainer.take_terms(steps)
+    terms = trainer.pop_losses(steps)
     assert tuple(terms) == TERMS
     found |= {f"term {name}": torch.tensor(v, dtype=torch.float64) for name, v in terms.items()}
     return {name: value.detach().clone() for name, value in found.items()}

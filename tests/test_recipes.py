@@ -16,7 +16,7 @@ from spadecli.core.errors import UserError
 from spadecli.core.recipe import Recipe, load_recipe, shipped_recipes
 from spadecli.core.report import Silent
 from spadecli.data.packed import Packed
-from spadecli.training.plan import estimate_memory
+from spadecli.training.memory import estimate_memory
 from spadecli.training.setup import count_parameters
 
 NAMES = sorted(shipped_recipes())

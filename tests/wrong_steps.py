@@ -85,7 +85,7 @@ def detach_the_fakes_of_feature_matching(patch) -> None:
 
 
 def average_raw_weights(patch) -> None:
-    patch.setattr(ema, "effective_state", raw_state)
+    patch.setattr(ema, "folded_state_dict", raw_state)
 
 
 def raw_state(module: nn.Module) -> dict[str, Tensor]:

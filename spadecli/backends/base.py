@@ -18,7 +18,7 @@ REGISTRY = {".safetensors": "torch_backend", ".onnx": "onnx_backend", ".engine":
 CHOOSING = {".safetensors"}  # kinds of weights whose form and precision are chosen when they are opened
 
 Form = Literal["auto", "fast", "plain"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
 TileSize = int | Literal["auto"] | None
 
 
@@ -78,7 +78,8 @@ def open_backend(
     device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
     form: how the generator is computed. "plain": by the convolutions that were trained. "fast": the same function,
         re-formulated for inference. "auto": fast on a CPU where the network has a fast form, else plain.
-    precision: "bf16" computes in half precision, which changes pixels.
+    precision: "fp32" is IEEE on a GPU too. "tf32" lets a GPU round the factors of products to 10 bits, "bf16" computes
+        in half precision; both change pixels.
     tile: compute images in overlapping tiles of at most so many pixels a side, a multiple of the stride, or of a size
         that suits most ("auto"): the same pixels but for rounding, in memory that the image's size hardly enters.
     Raises UserError where the file is missing or of an unknown kind, or cannot be computed so, BackendUnavailable

@@ -25,7 +25,7 @@ from ..model.layers import EPS
 from ..model.spade import SPADE, PlainNorm
 from ..store.h5 import file_sha256
 from ..weights.card import Card
-from ..weights.file import effective_state, load_effective, load_weights
+from ..weights.file import folded_state_dict, load_folded, load_weights
 from ..weights.folding import can_fold, folded_modulation
 from .artifact import Export, Precision, path_from
 from .graph import OPSETS, Graph
@@ -94,7 +94,7 @@ def _at_size(card: Card, generator: Generator, size: Size) -> tuple[Card, Genera
     old = card.architecture
     new = old.model_copy(update={"size": size})
     resized = Generator(new, card.labels.semantic_channels, spectral=False)
-    problems = load_effective(resized, resize_start(effective_state(generator), old, new))
+    problems = load_folded(resized, resize_start(folded_state_dict(generator), old, new))
     assert not problems, problems
     return card.model_copy(update={"architecture": new}), resized.eval()
 

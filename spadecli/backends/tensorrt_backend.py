@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..compute.devices import pick_device
 from ..core.cache import cache_dir
 from ..core.errors import BackendUnavailable, UserError
 from ..core.report import Silent
@@ -26,7 +27,6 @@ from .base import check_photos, check_run
 from .build import PHOTO_SIDES, load_runtime, make_logger
 from .compatibility import check_encoder, file_problems, find_encoder, runtime_problems, side_of, stale
 from .profile import Chunk, Profile
-from .torch_backend import pick_device
 
 TORCH_TYPES = {"UINT8": torch.uint8, "FLOAT": torch.float32}
 MAX_GRAPHS = 8

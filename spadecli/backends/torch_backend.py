@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.errors import BackendUnavailable, UserError
+from ..compute.devices import fp32_math, pick_device, use_device
+from ..core.errors import UserError
 from ..cpu.generator import FastGenerator, why_not_fast
 from ..model.generator import Generator
 from ..model.semantic import SemanticMap
@@ -23,24 +24,6 @@ from ..weights.file import load_weights
 from ..windows.find import label_codes
 from .base import Form, Precision, TileSize, check_photos, check_run
 from .cuda_graphs import Recorded
-
-
-def pick_device(device: str) -> torch.device:
-    """ "auto", "cpu", "cuda" or "cuda:N" to a device that exists, or BackendUnavailable."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        picked = torch.device(device)
-    except RuntimeError as e:
-        raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N") from e
-    if picked.type not in ("cpu", "cuda"):
-        raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N")
-    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
-        raise BackendUnavailable(
-            f"device {device!r}: this torch ({torch.__version__}) sees {torch.cuda.device_count()} CUDA devices",
-            hint="spade doctor says what this machine can run; --device cpu always works",
-        )
-    return picked
 
 
 class TorchBackend:
@@ -61,7 +44,7 @@ class TorchBackend:
         precision: Precision = "fp32",
         tile: TileSize = None,
     ) -> None:
-        self._device = pick_device(device)
+        self._device = use_device(pick_device(device))
         self.device = str(self._device)
         self.card: Card
         self.card, generator, encoder = load_weights(path)
@@ -94,7 +77,8 @@ class TorchBackend:
         latent = torch.from_numpy(z).to(self._device) if z is not None and self.card.architecture.uses_z else None
         try:
             run = self._run_fast if self.form == "fast" else self._run_plain
-            return run(channels, edges, latent)
+            with fp32_math(self.precision == "tf32"):
+                return run(channels, edges, latent)
         except RuntimeError as e:
             # on the CPU torch raises no error of its own for that
             if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e):
@@ -161,7 +145,8 @@ class TorchBackend:
                 hint='styles need weights trained with latent = "encoder", such as the shipped facades weights',
             )
         check_photos(photos)
-        mu, logvar = self._encoder(torch.from_numpy(photos).to(self._device))
+        with fp32_math(self.precision == "tf32"):
+            mu, logvar = self._encoder(torch.from_numpy(photos).to(self._device))
         return mu.cpu().numpy(), logvar.cpu().numpy()
 
     def _closed(self) -> UserError:

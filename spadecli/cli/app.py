@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..core.errors import SpadeError, UserError
-from ..core.ranks import World, leave_message
+from ..core.ranks import Ranks, leave_message
 from ..core.version import VERSION
 from .convert import convert
 from .doctor import doctor
@@ -74,15 +74,15 @@ def spade(
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 2 wrong input, 3 backend missing, 4 in part, 1 a bug, 130 Ctrl-C."""
     as_json = "--json" in sys.argv
-    world = World()
+    ranks = Ranks()
     try:
-        world = World.from_environment()
+        ranks = Ranks.from_environment()
         code = app(prog_name="spade", standalone_mode=False)
     except SpadeError as e:
-        _tell(e, world, as_json)
+        _tell(e, ranks, as_json)
         sys.exit(e.exit_code)
     except typer.TyperException as e:
-        if e.format_message() and world.tells_common_errors:  # else it was "spade" alone, which has printed its help
+        if e.format_message() and ranks.tells_common_errors:  # else it was "spade" alone, which has printed its help
             print_error(usage_error(e), as_json)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
@@ -96,17 +96,17 @@ def main() -> NoReturn:
         print("this is a bug in spade; please report it with the lines above", file=sys.stderr)
         leave_message(f"{type(e).__name__}: {e}")
         sys.exit(1)
-    if code == 130 and world.is_first:  # Typer turns Ctrl-C into this code
-        print("interrupted; the same command goes on where it can", file=sys.stderr)
+    if code == 130 and ranks.is_main:  # Typer turns Ctrl-C into this code
+        print("interrupted; the same command resumes what can be resumed", file=sys.stderr)
     sys.exit(code or 0)
 
 
-def _tell(error: SpadeError, world: World, as_json: bool) -> None:
+def _tell(error: SpadeError, ranks: Ranks, as_json: bool) -> None:
     """Print a failure: what all processes of a run know of once, another one with the process it happened in."""
-    if error.common and not world.is_first:
+    if error.common and not ranks.is_main:
         return
-    if world.size > 1 and not error.common:
-        error.message = f"process {world.rank} of {world.size}: {error.message}"
+    if ranks.size > 1 and not error.common:
+        error.message = f"process {ranks.rank} of {ranks.size}: {error.message}"
     print_error(error, as_json)
     if not error.secondary:
         leave_message(str(error))

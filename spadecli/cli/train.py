@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core.allocator import use_huge_pages
-from ..core.ranks import World
+from ..core.ranks import Ranks
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def train(
     On many GPUs: torchrun --nproc-per-node 8 -m spadecli train coco-stuff
     """
     ui = UI(quiet, verbose, as_json)
-    world = World.from_environment()
-    if dry_run and not world.is_first:
+    ranks = Ranks.from_environment()
+    if dry_run and not ranks.is_main:
         return
     use_huge_pages()
     from ..commands.train.command import TrainOptions, train
@@ -99,7 +99,7 @@ def train(
         _show_plan(plan_training(options, ui), ui)
         return
     result = train(options, ui)
-    if not world.is_first:
+    if not ranks.is_main:
         return
     data = {
         "run": str(result.run_dir),
@@ -112,7 +112,7 @@ def train(
         "parameters": result.parameters,
         "seconds": round(result.seconds, 1),
     }
-    state = "finished" if result.finished else "stopped; spade train goes on"
+    state = "finished" if result.finished else "stopped; spade train resumes it"
     lines = [
         f"{state}: step {result.step} of {result.steps}, {result.seconds:.0f} s",
         f"weights: {result.weights}",

@@ -18,7 +18,7 @@ def map_in_order(function: Callable[[A], B], items: Iterable[A], threads: int | 
     At most three results a thread exist at once, however slow the consumer is. An exception of ``function``
     is raised where its result would have come.
     """
-    threads = threads or min(8, os.cpu_count() or 1)
+    threads = threads or min(8, num_cores())
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[B]] = deque()
         try:
@@ -31,3 +31,9 @@ def map_in_order(function: Callable[[A], B], items: Iterable[A], threads: int | 
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

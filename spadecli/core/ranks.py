@@ -18,7 +18,7 @@ NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class World:
+class Ranks:
     """This process among those that train together; by default it is alone.
 
     rank: 0..size-1 over all machines; process 0 reports, decides and writes. local_rank, local_size: the same
@@ -55,7 +55,7 @@ class World:
         )
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is process 0."""
         return self.rank == 0
 

@@ -62,8 +62,9 @@ class DataSection(_Section):
 
 
 class DiscriminatorSection(_Section):
-    """Multi-scale patch discriminator: base width and number of scales."""
+    """The discriminator. kind: "patch", the paper's. ndf: base width. num_scales: copies, each on half the size."""
 
+    kind: Literal["patch"] = "patch"
     ndf: int = Field(64, ge=1, le=512)
     num_scales: int = Field(2, ge=1, le=4)
 
@@ -90,14 +91,15 @@ class TrainSection(_Section):
 
     Give ``steps`` or ``epochs``. The learning rates fall linearly to zero from ``decay_from`` (a fraction of
     the run) on. ``max_grad_norm`` 0 clips nothing, as in the paper. ``modulation``: SPADE layers by
-    convolutions ("plain"), once per distinct label neighbourhood ("fast"), or whichever is cheaper ("auto").
+    convolutions ("plain"), once per distinct label window ("fast"), or whichever is cheaper ("auto").
     ``recalibrate``: batches that the batch-norm statistics of exported weights are measured on; 0 exports the
     averages of training.
 
     ``batch`` images make a step, over all processes together. ``accumulate`` goes through them in so many
     micro-batches, for less memory: gradients and losses, which are means, stay those of the batch; the
     statistics of batch norm are those of a micro-batch, and its running averages move that many times a step.
-    ``precision`` "fp64" is for verification.
+    ``precision``: "fp32" is IEEE on a GPU too; "tf32" lets it round the factors of products to 10 bits; "bf16" computes
+    convolutions in bfloat16; "fp64" is for verification.
     """
 
     batch: int = Field(32, ge=1)
@@ -111,7 +113,7 @@ class TrainSection(_Section):
     beta2: float = Field(0.9, ge=0, lt=1)
     max_grad_norm: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp64"] = "fp32"
     modulation: Literal["auto", "plain", "fast"] = "auto"
     seed: int = Field(0, ge=0, lt=2**63)
     num_workers: int = Field(2, ge=0, le=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -79,6 +80,12 @@ class TrainingSet(Dataset[Batch]):
         if self.recipe.data.flip and random.random() < 0.5:
             columns = slice(left + w - 1, left - 1 if left else None, -1)
         return rows, columns
+
+
+def start_worker(worker: int) -> None:
+    """For a loader's worker: one thread, and Ctrl-C is for the main process, which ends its workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
 
 
 class StepSampler(Sampler[list[Key]]):

@@ -1,4 +1,4 @@
-"""Networks from pictures to features: TorchScript extractors, and segmenters for distances under their own names."""
+"""Networks from pictures to features: TorchScript extractors, the FID Inception among them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import BackendUnavailable, UserError
+from ..compute.devices import exact_math, pick_device
+from ..core.errors import UserError
 from ..store import h5
 
 if TYPE_CHECKING:
     import torch
-
-    from ..segmenter.protocol import Segmenter
 
 INCEPTION_DIMENSIONS = 2048
 
@@ -99,53 +98,6 @@ class Extractor:
         return features
 
 
-@dataclass(frozen=True)
-class SegmenterFeatures:
-    """A segmenter's own features, for distances under its name."""
-
-    segmenter: Segmenter
-    dimensions: int
-    kind: str = "segmenter"
-
-    @classmethod
-    def of(cls, segmenter: Segmenter) -> SegmenterFeatures:
-        """Raises UserError where the segmenter has no features (a folder of predictions, some ONNX files)."""
-        probe = np.random.RandomState(0).randint(0, 256, (1, 64, 64, 3)).astype(np.uint8)
-        features = np.asarray(segmenter.features(probe))
-        if features.ndim != 2 or len(features) != 1 or not features.shape[1]:
-            raise UserError(f"{segmenter.name}: answers with features {list(features.shape)}, expected [1,D]")
-        return cls(segmenter, features.shape[1])
-
-    @property
-    def name(self) -> str:
-        """The segmenter's."""
-        return self.segmenter.name
-
-    @property
-    def sha256(self) -> str:
-        """The segmenter's."""
-        return self.segmenter.sha256
-
-    @property
-    def frechet_name(self) -> str:
-        """Never FID."""
-        return f"Fréchet distance ({self.name} features)"
-
-    @property
-    def kernel_name(self) -> str:
-        """Never KID."""
-        return f"kernel distance ({self.name} features)"
-
-    def __call__(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
-        """Features float32 [N,D] of pictures [N,H,W,3] in 0..255."""
-        whole = pictures if pictures.dtype == np.uint8 else np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
-        features = np.asarray(self.segmenter.features(whole), np.float32)
-        if features.shape != (len(pictures), self.dimensions):
-            expected = [len(pictures), self.dimensions]
-            raise UserError(f"{self.name}: answered with features {list(features.shape)}, expected {expected}")
-        return features
-
-
 def open_extractor(path: Path, inception: bool = False, device: str = "auto") -> Extractor:
     """Open a TorchScript extractor; ``inception``: it has to be the FID Inception, and behave like it.
 
@@ -156,7 +108,7 @@ def open_extractor(path: Path, inception: bool = False, device: str = "auto") ->
 
     if not path.is_file():
         raise UserError(f"{path}: no such extractor file")
-    target = torch_device(device)
+    target = pick_device(device)
     try:
         jit: Any = torch.jit  # only in part typed
         module = jit.load(str(path), map_location=target).eval()
@@ -180,24 +132,6 @@ def open_extractor(path: Path, inception: bool = False, device: str = "auto") ->
     return Extractor(module, path, h5.file_sha256(path), shape[1], inception, target)
 
 
-def torch_device(name: str) -> torch.device:
-    """The device of that name, "auto" for CUDA where there is any.
-
-    Raises UserError on a name that torch does not know, BackendUnavailable where there is no CUDA.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as e:
-        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from e
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable(f"--device {name}: this torch sees no CUDA device", hint="use --device cpu")
-    return device
-
-
 def _has_argument(module: Any, name: str) -> bool:
     return any(argument.name == name for argument in module.forward.schema.arguments)
 
@@ -212,10 +146,9 @@ def _features(module: Any, pictures: NDArray[Any], inception: bool, device: torc
         if not hasattr(module, "layers"):
             raise UserError("this Inception has no submodule layers, which takes pictures that are resized already")
         module, options, batch = module.layers, {}, (batch - 128) / 128
-    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     jit: Any = torch.jit  # only in part typed
     try:
-        with torch.inference_mode(), exact, jit.optimized_execution(False):
+        with torch.inference_mode(), exact_math(), jit.optimized_execution(False):
             answer = module(batch, **options)
     except RuntimeError as e:
         line = str(e).strip().splitlines()[-1]

@@ -1,15 +1,22 @@
-"""The multi-scale patch discriminator (appendix A, figure 13)."""
+"""Discriminators by name, each with its own losses; "patch" is the paper's (appendix A, figure 13).
+
+Another one is a module with the methods of :class:`Discriminator`, in a file of its own, an entry in
+:data:`DISCRIMINATORS`, and its name in ``discriminator.kind`` of the recipe (core/recipe.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.recipe import DiscriminatorSection
+from . import losses
 from .layers import conv, convolve_all, instance_norm
+from .losses import Maps
 from .semantic import SemanticMap
 
 MAX_WIDTH = 512
@@ -60,9 +67,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.scales = nn.ModuleList(PatchDiscriminator(semantic_channels + 3, ndf) for _ in range(num_scales))
 
-    def forward(
-        self, semantic: SemanticMap, fake: Tensor, real: Tensor
-    ) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    def forward(self, semantic: SemanticMap, fake: Tensor, real: Tensor) -> tuple[Maps, Maps]:
         """Images [N,3,H,W] of N maps -> per scale the feature maps of the fakes and of the real ones.
 
         Every norm in here is of one image, so that nothing depends on what shares a batch.
@@ -77,6 +82,26 @@ class Discriminator(nn.Module):
             fakes.append(of_fake)
             reals.append(of_real)
         return fakes, reals
+
+    def generator_loss(self, fakes: Maps) -> Tensor:
+        """The hinge loss of the generator."""
+        return losses.hinge_generator(fakes)
+
+    def discriminator_losses(self, fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
+        """The hinge loss of the discriminator, for fakes and for photographs."""
+        return losses.hinge_discriminator(fakes, reals)
+
+
+def _patch(semantic_channels: int, section: DiscriminatorSection) -> Discriminator:
+    return Discriminator(semantic_channels, section.ndf, section.num_scales)
+
+
+DISCRIMINATORS: dict[str, Callable[[int, DiscriminatorSection], Discriminator]] = {"patch": _patch}
+
+
+def build_discriminator(semantic_channels: int, section: DiscriminatorSection) -> Discriminator:
+    """The discriminator that a recipe names."""
+    return DISCRIMINATORS[section.kind](semantic_channels, section)
 
 
 def _half(x: Tensor) -> Tensor:

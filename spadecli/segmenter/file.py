@@ -70,13 +70,13 @@ def load_segmenter(path: Path) -> tuple[SegmenterCard, SegmentationNet]:
     """
     from safetensors.torch import load_file
 
-    from ..weights.file import load_effective
+    from ..weights.file import load_folded
     from .network import SegmentationNet
 
     card = read_segmenter_card(path)
     net = SegmentationNet(card.architecture, card.labels.num_classes)
     state = {name.removeprefix("segmenter."): value for name, value in load_file(path).items()}
-    if problems := load_effective(net, state, "segmenter."):
+    if problems := load_folded(net, state, "segmenter."):
         raise UserError(f"{path}: the tensors do not fit the card", problems=problems)
     return card, net.eval()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -39,11 +37,3 @@ def best_class(logits: Tensor, size: tuple[int, int], unknown: int | None = None
         scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
     best: NDArray[np.uint8] = scores.argmax(1).to(torch.uint8).cpu().numpy()
     return best
-
-
-def exactly() -> AbstractContextManager[None]:
-    """On CUDA: full float32 precision and the same algorithm every time."""
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    return flags

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..compute.devices import pick_device
 from ..core.errors import UserError
+from ..core.parallel import num_cores
 from ..core.recipe import Recipe, find_recipe, load_recipe
 from ..data.packed import Packed
-from ..metrics.devices import pick_device
+from ..data.training_pairs import open_data
 from ..store.atomic import part_file
-from ..training.setup import open_data
 from .card import SegmenterArchitecture
 from .network import SegmentationNet
 from .samples import IGNORED
@@ -132,7 +132,7 @@ def plan_segmenter(options: TrainSegmenterOptions) -> SegmenterPlan:
     fitted, unseen, unseen_are = _divide(options, recipe, packed, indices)
     if not fitted:
         raise UserError(f"{packed.path}: --validate {options.validate} leaves nothing to train on")
-    workers = min(recipe.train.num_workers, os.cpu_count() or 1)
+    workers = min(recipe.train.num_workers, num_cores())
     return SegmenterPlan(
         recipe=recipe,
         origin=resolved.origin,

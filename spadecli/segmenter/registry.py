@@ -84,7 +84,7 @@ class OwnSegmenter:
     """
 
     def __init__(self, path: Path, device: str = "auto") -> None:
-        from ..metrics.devices import pick_device
+        from ..compute.devices import pick_device
         from .file import load_segmenter
 
         self._device = pick_device(device)
@@ -119,8 +119,9 @@ class OwnSegmenter:
     def _run(self, images: NDArray[np.uint8], function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         import torch
 
-        from .logits import exactly, to_size
+        from ..compute.devices import exact_math
+        from .logits import to_size
 
-        with torch.inference_mode(), exactly():
+        with torch.inference_mode(), exact_math():
             pictures = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2).float() / 255
             return function(to_size(pictures, self.card.architecture.size))

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..compute.devices import exact_math, pick_device
 from ..core.errors import BackendUnavailable, UserError
 from ..core.labelspace import LabelSpace
-from ..metrics.devices import pick_device
 from ..store.h5 import file_sha256, source_digest
 from .class_mapping import channel_table, read_mapping
-from .logits import best_class, check_images, exactly, to_size
+from .logits import best_class, check_images, to_size
 
 INSTALL = 'pip install "spadecli[segmenter]"'
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -72,7 +72,7 @@ class TransformersSegmenter:
         check_images(images)
         mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (self._mean, self._std))
         for image in images:
-            with torch.inference_mode(), exactly():
+            with torch.inference_mode(), exact_math():
                 picture = torch.from_numpy(image.copy()).to(self._device).permute(2, 0, 1)[None].float() / 255
                 picture = to_size(picture, self._size) if self._size else picture
                 yield take(self._model(pixel_values=(picture - mean) / std, **more))

@@ -20,9 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..compute.devices import use_device
 from ..core.errors import SpadeError, UserError
-from ..core.ranks import World
-from .rendezvous import meet
+from ..core.ranks import Ranks
+from .rendezvous import rendezvous
 from .sync_norm import synchronize_norms
 
 P = ParamSpec("P")
@@ -42,8 +43,8 @@ class ProcessesLost(SpadeError):
 class Processes:
     """The processes of a run; a single one where there is one, and then every method is a plain call."""
 
-    def __init__(self, world: World | None = None, control: dist.ProcessGroup | None = None) -> None:
-        self.world = world or World()
+    def __init__(self, ranks: Ranks | None = None, control: dist.ProcessGroup | None = None) -> None:
+        self.ranks = ranks or Ranks()
         self.control = self.group = control
 
     @property
@@ -52,17 +53,18 @@ class Processes:
         return self.control is not None
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process reports, decides and writes."""
-        return self.world.is_first
+        return self.ranks.is_main
 
-    def use(self, device: torch.device) -> None:
-        """Compute on ``device`` from now on; all processes use the same kind."""
+    def use(self, device: torch.device) -> torch.device:
+        """Compute on ``device`` from now on; all processes use the same kind. Returns it with its index."""
+        device = use_device(device)
         if device.type == "cuda" and self.many:
-            torch.cuda.set_device(device)
             self.group = dist.new_group(backend="nccl", timeout=TIMEOUT, device_id=device)
+        return device
 
-    def first(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def on_main_broadcast(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What ``function`` returns in process 0, the only one that calls it; the others wait.
 
         A SpadeError is raised in every process, and told by process 0 alone.
@@ -71,7 +73,7 @@ class Processes:
             return function(*args, **kwargs)
         outcome: list[Any] = [None, None]
         failure: BaseException | None = None
-        if self.is_first:
+        if self.is_main:
             try:
                 outcome[0] = function(*args, **kwargs)
             except BaseException as e:
@@ -84,13 +86,13 @@ class Processes:
             raise outcome[1]
         return cast(T, outcome[0])
 
-    def only_first(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """As :meth:`first`, but what ``function`` returns stays in process 0: None elsewhere."""
+    def on_main(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """As :meth:`on_main_broadcast`, but what ``function`` returns stays in process 0: None elsewhere."""
         kept: list[T] = []
-        self.first(lambda: kept.append(function(*args, **kwargs)))
+        self.on_main_broadcast(lambda: kept.append(function(*args, **kwargs)))
         return kept[0] if kept else None
 
-    def everywhere(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def on_all(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What ``function`` returns here; where it fails in any process, that error is raised in all of them."""
         if self.control is None:
             return function(*args, **kwargs)
@@ -121,9 +123,9 @@ class Processes:
             return values
         summed = values.clone()
         dist.all_reduce(summed, group=self.group)
-        return summed / self.world.size
+        return summed / self.ranks.size
 
-    def agree(self, what: str, value: str, hint: str) -> None:
+    def check_equal(self, what: str, value: str, hint: str) -> None:
         """Raise UserError, in every process, where ``value`` is not the same everywhere."""
         if self.control is None:
             return
@@ -134,21 +136,21 @@ class Processes:
             error.common = True
             raise error
 
-    def spread(self, state: Any) -> Any:
-        """Process 0's ``state``, a tree of dicts, lists and tuples with tensors in it, on the CPU elsewhere.
+    def broadcast_state(self, state: Any) -> Any:
+        """The main process's ``state``, a tree of dicts, lists and tuples with tensors in it, on the CPU elsewhere.
 
-        Tensors keep the strides that they have there, but for those with gaps or shared memory, which arrive dense.
+        Tensors keep their strides, except those with gaps or shared memory, which arrive dense.
         """
         if self.control is None:
             return state
         tensors: list[Tensor] = []
-        skeleton = _without_tensors(state, tensors) if self.is_first else None
-        skeleton = self.first(lambda: skeleton)
-        if not self.is_first:
+        skeleton = _without_tensors(state, tensors) if self.is_main else None
+        skeleton = self.on_main_broadcast(lambda: skeleton)
+        if not self.is_main:
             tensors = _empty_tensors(skeleton)
         for tensor in tensors:
             dist.broadcast(_memory(tensor.cpu()), 0, self.control)
-        return state if self.is_first else _with_tensors(skeleton, iter(tensors))
+        return state if self.is_main else _with_tensors(skeleton, iter(tensors))
 
     def parallel(self, network: nn.Module) -> nn.Module:
         """``network``, called such that its gradients are means over all processes and its batch norms theirs.
@@ -164,29 +166,29 @@ class Processes:
         return DistributedDataParallel(network, process_group=self.group, **options)
 
     def _gather(self, value: T) -> list[T]:
-        values: list[Any] = [None] * self.world.size
+        values: list[Any] = [None] * self.ranks.size
         dist.all_gather_object(values, value, self.control)
         return values
 
     def _name(self) -> str:
-        return f"process {self.world.rank} on {socket.gethostname()}"
+        return f"process {self.ranks.rank} on {socket.gethostname()}"
 
 
 @contextmanager
-def join(world: World) -> Iterator[Processes]:
+def join(ranks: Ranks) -> Iterator[Processes]:
     """The processes that torchrun started, joined while the block runs; a single one where it did not.
 
     Raises ProcessesLost where the others can no longer be reached.
     """
-    if world.size == 1:
-        yield Processes(world)
+    if ranks.size == 1:
+        yield Processes(ranks)
         return
     clean = False
     try:
-        store = meet(world, TIMEOUT)
-        dist.init_process_group("gloo", store=store, timeout=TIMEOUT, rank=world.rank, world_size=world.size)
+        store = rendezvous(ranks, TIMEOUT)
+        dist.init_process_group("gloo", store=store, timeout=TIMEOUT, rank=ranks.rank, world_size=ranks.size)
         try:
-            yield Processes(world, dist.group.WORLD)
+            yield Processes(ranks, dist.group.WORLD)
             clean = True
         except SpadeError as e:
             clean = e.common
@@ -197,11 +199,11 @@ def join(world: World) -> Iterator[Processes]:
     except (RuntimeError, OSError) as e:
         if LOST.search(str(e)) is None:
             raise
-        if world.launched:
+        if ranks.launched:
             time.sleep(END_AWAITED)  # torchrun ends this process, and no second message buries the first
         line = re.sub(r"^\[[^\]]*\] *", "", str(e).strip()).splitlines()[0].split(". ")[0]
         raise ProcessesLost(
-            f"lost the other processes ({line})", hint="the process that failed says why; the same command goes on"
+            f"lost the other processes ({line})", hint="the process that failed says why; the same command resumes"
         ) from e
     finally:
         if clean:  # else some collective may never end, and the end of the process is what ends it

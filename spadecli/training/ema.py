@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core.recipe import Recipe
 from ..model.encoder import ImageEncoder
 from ..model.generator import Generator
-from ..weights.file import effective_state
+from ..weights.file import folded_state_dict
 
 States = Mapping[str, Mapping[str, Tensor]]  # "generator" and, where there is one, "encoder": effective weights
 
@@ -25,7 +25,7 @@ class EMA:
     def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
         self.decay, self.updates = decay, 0
         self._modules = modules
-        self.averages = {name: {k: v.clone() for k, v in effective_state(m).items()} for name, m in modules.items()}
+        self.averages = {name: {k: v.clone() for k, v in folded_state_dict(m).items()} for name, m in modules.items()}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -33,7 +33,7 @@ class EMA:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, module in self._modules.items():
-            average, state = self.averages[name], effective_state(module)
+            average, state = self.averages[name], folded_state_dict(module)
             torch._foreach_lerp_([average[k] for k in state], list(state.values()), 1 - decay)
 
     def state_dict(self) -> dict[str, object]:

@@ -42,7 +42,7 @@ class Recalibration:
         return "; ".join([text, *(f"{name} {self.before[name]:.5g} -> {self.after[name]:.5g}" for name in self.before)])
 
 
-class Export:
+class WeightsExporter:
     """The states of generator and encoder to write, at the step that training has reached.
 
     batches: how many training batches the statistics are measured on, 0 to leave them; always the first of the run,

@@ -1,4 +1,4 @@
-"""Where ``--init`` starts from: our weights, a run, or NVlabs files, brought to the recipe's label space."""
+"""``--init``: networks from our weights, a run or NVlabs files, brought to the recipe's label space."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..commands.convert.to_safetensors import PRESETS, published_labels
 from ..core.architecture import Architecture
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
@@ -18,16 +17,24 @@ from ..model.encoder import add_grid
 from ..model.generator import resize_start
 from ..store.h5 import file_sha256
 from ..store.run_folder import Init, RunFolder
-from ..weights.file import effective_state, load_effective, load_weights
+from ..weights.file import folded_state_dict, load_folded, load_weights
 from ..weights.nvlabs import import_generator
 from ..weights.nvlabs_training import files_beside, import_discriminator, options_for, semantic_channels
-from ..weights.remap import ClassTransfer, carry, differences, discriminator_places, generator_places, match_classes
-from .run import read_state
+from ..weights.published import PRESETS, published_labels
+from ..weights.remap import (
+    ClassTransfer,
+    differences,
+    discriminator_places,
+    generator_places,
+    match_classes,
+    remap_classes,
+)
+from .checkpoint import read_state
 from .step import Trainer
 
 
 @dataclass(frozen=True)
-class Start:
+class InitWeights:
     """Networks to start from: effective weights of generator and encoder, the discriminator's as it was trained.
 
     file: of the generator. labels: what the channels of its map mean. recipe: that it was trained by, as its card
@@ -72,7 +79,7 @@ class Start:
         return [taken, *self.transfer(recipe).lines]
 
 
-def open_start(path: Path, recipe: Recipe, labels_of: str | None = None) -> Start:
+def open_init(path: Path, recipe: Recipe, labels_of: str | None = None) -> InitWeights:
     """Read what ``--init`` names: ``.safetensors``, the folder of a run, or ``NAME_net_G.pth``.
 
     labels_of: a recipe whose label space the networks were trained on, where the file cannot tell.
@@ -96,38 +103,38 @@ def open_start(path: Path, recipe: Recipe, labels_of: str | None = None) -> Star
     return start
 
 
-def init_record(start: Start) -> Init:
+def init_record(start: InitWeights) -> Init:
     """What run.json keeps of a start."""
     return Init(file=start.file.name, sha256=file_sha256(start.file))
 
 
-def apply_start(trainer: Trainer, start: Start) -> None:
+def apply_init(trainer: Trainer, start: InitWeights) -> None:
     """Set a fresh trainer's networks to the start's, in the recipe's label space; averages begin from them."""
     recipe, transfer = trainer.recipe, start.transfer(trainer.recipe)
     channels = start.labels.semantic_channels, recipe.labels.semantic_channels
     generator = resize_start(start.generator, start.architecture, recipe.model)
-    fresh = effective_state(trainer.generator)
-    carried = carry(generator, fresh, generator_places(trainer.generator), channels, transfer)
-    problems = load_effective(trainer.generator, carried, "generator.")
+    fresh = folded_state_dict(trainer.generator)
+    carried = remap_classes(generator, fresh, generator_places(trainer.generator), channels, transfer)
+    problems = load_folded(trainer.generator, carried, "generator.")
     if trainer.encoder is not None and start.encoder is not None:
         added = 0 if start.architecture.encoder_grid else recipe.model.encoder_grid
-        problems += load_effective(trainer.encoder, add_grid(start.encoder, added), "encoder.")
+        problems += load_folded(trainer.encoder, add_grid(start.encoder, added), "encoder.")
     if problems:
         raise UserError(f"{start.file}: does not fit the recipe's networks", problems=problems)
     if start.discriminator is not None:
         places = discriminator_places(trainer.discriminator)
         fresh = trainer.discriminator.state_dict()
-        trainer.discriminator.load_state_dict(carry(start.discriminator[1], fresh, places, channels, transfer))
+        trainer.discriminator.load_state_dict(remap_classes(start.discriminator[1], fresh, places, channels, transfer))
     trainer.restart_ema()
 
 
-def _of_weights(path: Path) -> Start:
+def _of_weights(path: Path) -> InitWeights:
     card, generator, encoder = load_weights(path)
-    states = effective_state(generator), effective_state(encoder) if encoder is not None else None
-    return Start(path, card.architecture, card.labels, *states, recipe=card.recipe)
+    states = folded_state_dict(generator), folded_state_dict(encoder) if encoder is not None else None
+    return InitWeights(path, card.architecture, card.labels, *states, recipe=card.recipe)
 
 
-def _of_run(path: Path) -> Start:
+def _of_run(path: Path) -> InitWeights:
     """The averages of a run, and its discriminator as the last checkpoint has it."""
     run = RunFolder(path)
     if not run.exists:
@@ -137,15 +144,15 @@ def _of_run(path: Path) -> Start:
     return replace(_of_weights(run.weights_path), discriminator=(recipe.discriminator, discriminator))
 
 
-def _of_nvlabs(path: Path, recipe: Recipe, labels_of: str | None) -> Start:
+def _of_nvlabs(path: Path, recipe: Recipe, labels_of: str | None) -> InitWeights:
     channels = semantic_channels(path)
     labels = _labels_of_nvlabs(path, channels, recipe, labels_of)
     encoder_path, discriminator_path = files_beside(path)
     options = options_for(path, labels, recipe.model)
     architecture, generator, encoder = import_generator(path, encoder_path, options)
     discriminator = import_discriminator(discriminator_path, channels) if discriminator_path else None
-    states = effective_state(generator), effective_state(encoder) if encoder is not None else None
-    return Start(path, architecture, labels, *states, discriminator)
+    states = folded_state_dict(generator), folded_state_dict(encoder) if encoder is not None else None
+    return InitWeights(path, architecture, labels, *states, discriminator)
 
 
 def _labels_of_nvlabs(path: Path, channels: int, recipe: Recipe, labels_of: str | None) -> LabelSpace:
@@ -167,7 +174,7 @@ def _labels_of_nvlabs(path: Path, channels: int, recipe: Recipe, labels_of: str 
     )
 
 
-def _relabelled(start: Start, labels: LabelSpace, origin: str) -> Start:
+def _relabelled(start: InitWeights, labels: LabelSpace, origin: str) -> InitWeights:
     _check_channels(start.file, start.labels.semantic_channels, labels, origin)
     return replace(start, labels=labels)
 

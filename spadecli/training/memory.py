@@ -1,63 +1,123 @@
-"""What differs where several processes train together: devices, downloads, and what to say of memory."""
+"""The memory of a training step: estimated before a run, and what to lower where it runs out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 
-from ..backends.torch_backend import pick_device
-from ..core.errors import BackendUnavailable, UserError
-from ..core.ranks import World
+from ..core.errors import UserError
+from ..core.ranks import Ranks
 from ..core.recipe import Recipe
-from ..core.report import Report
-from ..model.perceptual import is_fetched, load_perceptual
+from ..model import losses
+from ..model.encoder import reparameterize
+from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
+from ..model.semantic import SemanticMap
+from .setup import describe_batch
+from .step import build_networks
 
 ROOM = 0.9  # of a device's memory: libraries and workspaces take the rest
 
 
-def process_device(device: str, world: World) -> torch.device:
-    """The device of this process: of several processes on a machine, each takes a GPU of its own.
+@dataclass(frozen=True)
+class Memory:
+    """Estimated bytes of one training step on the device of one process.
 
-    Raises UserError or BackendUnavailable where there is none for it.
+    weights: of all networks, the averages (EMA) and the perceptual network; gradients; optimizer: Adam's two
+    moments; activations: what the forward pass keeps for the backward one, by plain convolutions.
     """
-    picked = pick_device(device)
-    if world.size == 1 or picked.type != "cuda":
-        return picked
-    if picked.index is not None and world.local_size > 1:
-        hint = "--device cuda gives each process a GPU of its own; CUDA_VISIBLE_DEVICES says which"
-        raise UserError(f"device {device!r}: {world.local_size} processes cannot share a GPU", hint=hint)
-    gpus = torch.cuda.device_count()
-    if world.local_size > gpus:
-        raise BackendUnavailable(
-            f"{world.local_size} processes on this machine, which has {gpus} GPU{'s' * (gpus != 1)}",
-            hint=f"torchrun --nproc-per-node {gpus}, or --device cpu",
-        )
-    return picked if picked.index is not None else torch.device("cuda", world.local_rank)
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts; libraries and workspaces come on top."""
+        return self.fixed + self.activations
+
+    @property
+    def fixed(self) -> int:
+        """What does not depend on the number of images."""
+        return self.weights + self.gradients + self.optimizer
 
 
-def fetch_perceptual(recipe: Recipe, world: World, report: Report) -> None:
-    """Download the perceptual network, once on each machine, if the recipe wants it and it is not there yet."""
+def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
+    """Memory of a step, from a forward pass of what a process takes at a time that computes shapes only."""
+    images = max(1, recipe.train.batch // (processes * recipe.train.accumulate))
+    counted = max(2, images)  # batch norm refuses a single image where it is one pixel large
+    with FakeTensorMode():
+        generator, encoder, discriminator = build_networks(recipe)
+        perceptual = _perceptual(recipe)
+        generating = [m for m in (generator, encoder) if m is not None]
+        fixed = [perceptual] if perceptual is not None else []
+        semantic, photo, eps = _shapes(recipe, counted)
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
+        saved = _SavedBytes([*generating, discriminator, *fixed])
+        with saved, autocast:
+            z = eps if recipe.model.uses_z else None
+            if encoder is not None:
+                mu, logvar = encoder(photo)
+                z = reparameterize(mu, logvar, eps)
+            fake = generator(semantic, z)
+            losses.feature_matching(*discriminator(semantic, fake, photo))
+            if perceptual is not None:
+                perceptual(fake, photo)
+    trained = sum(map(_size, [*generating, discriminator]))
+    held = trained + sum(map(_size, [*generating, *fixed]))
+    value = 8 if recipe.train.precision == "fp64" else 4
+    activations = saved.total * images // counted * value // 4
+    return Memory(value * held, value * trained, 2 * value * trained, activations)
+
+
+class _SavedBytes(saved_tensors_hooks):
+    """Counts the bytes that autograd keeps, each storage once, without the networks' own parameters."""
+
+    def __init__(self, networks: list[nn.Module]) -> None:
+        self.total = 0
+        # holding on to the tensors keeps their storages' addresses from being used again
+        self._seen: dict[int, Tensor] = {t.untyped_storage()._cdata: t for m in networks for t in m.parameters()}
+        super().__init__(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen[storage._cdata] = tensor
+            self.total += storage.nbytes()
+        return tensor
+
+
+def _perceptual(recipe: Recipe) -> PerceptualLoss | None:
+    """The perceptual network without its weights."""
     network = recipe.loss.perceptual_network
-    if network == "none" or recipe.loss.perceptual_weights or is_fetched(network):
-        return
-    report.note(f"fetching {network} for the perceptual loss, once")
-    if world.size > 1 and world.local_rank == 0:
-        load_perceptual(network)
+    if network == "none" or not recipe.loss.perceptual:
+        return None
+    layers, _ = vgg19_layers() if network == "vgg19" else squeezenet_layers()
+    return PerceptualLoss(network, nn.Sequential(*layers).state_dict())
 
 
-def describe_batch(recipe: Recipe, world: World) -> str:
-    """The batch, and how it is split: "32 (4 processes x 8)"."""
-    batch, parts = recipe.train.batch, recipe.train.accumulate
-    factors = [f"{world.size} processes"] * (world.size > 1) + [f"{parts} micro-batches"] * (parts > 1)
-    if not factors:
-        return str(batch)
-    return f"{batch} ({' x '.join([*factors, str(batch // (parts * world.size))])})"
+def _shapes(recipe: Recipe, batch: int) -> tuple[SemanticMap, Tensor, Tensor]:
+    """Semantic map, photos and noise of ``batch`` images, without values."""
+    (height, width), labels = recipe.model.size, recipe.labels
+    channels = torch.empty(batch, height, width, dtype=torch.int64)
+    edges = torch.empty(batch, height, width) if labels.instances else None
+    photo = torch.empty(batch, 3, height, width)
+    eps = torch.empty(batch, recipe.model.z_dim)
+    return SemanticMap(channels, edges, labels.num_classes, "plain"), photo, eps
+
+
+def _size(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
 
 
 @contextmanager
-def memory_advice(recipe: Recipe, device: torch.device, world: World) -> Iterator[None]:
+def memory_advice(recipe: Recipe, device: torch.device, ranks: Ranks) -> Iterator[None]:
     """Say what to lower, and by how much, where memory runs out in the block."""
     try:
         yield
@@ -65,17 +125,15 @@ def memory_advice(recipe: Recipe, device: torch.device, world: World) -> Iterato
         if not isinstance(e, torch.OutOfMemoryError) and "can't allocate memory" not in str(e):
             raise
         room = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
-        raise out_of_memory(recipe, world, room) from e
+        raise out_of_memory(recipe, ranks, room) from e
 
 
-def out_of_memory(recipe: Recipe, world: World, room: int | None) -> UserError:
+def out_of_memory(recipe: Recipe, ranks: Ranks, room: int | None) -> UserError:
     """The error for a step that did not fit into ``room`` bytes (None: unknown), with what is estimated to fit."""
-    from .plan import estimate_memory
-
     train, (height, width) = recipe.train, recipe.model.size
-    at_once = train.batch // (world.size * train.accumulate)
-    where = f"train.batch = {describe_batch(recipe, world)}, size {height}x{width}, {train.precision}"
-    needed = estimate_memory(recipe, world.size)
+    at_once = train.batch // (ranks.size * train.accumulate)
+    where = f"train.batch = {describe_batch(recipe, ranks)}, size {height}x{width}, {train.precision}"
+    needed = estimate_memory(recipe, ranks.size)
     image = needed.activations / at_once
     limit = room if room is not None else needed.total - 1
     fitting = int((ROOM * limit - needed.fixed) / image)
@@ -84,10 +142,10 @@ def out_of_memory(recipe: Recipe, world: World, room: int | None) -> UserError:
     if room is not None:
         problems.append(f"the device has {room / 2**30:.1f} GiB")
     advice = []
-    share = train.batch // world.size
+    share = train.batch // ranks.size
     if at_once > 1:
         parts = next(n for n in range(train.accumulate + 1, share + 1) if share % n == 0 and share // n <= fitting)
-        smaller = world.size * train.accumulate * fitting
+        smaller = ranks.size * train.accumulate * fitting
         advice.append(f"--set train.accumulate={parts} takes {share // parts} at a time (batch norm then sees fewer)")
         advice.append(f"--set train.batch={smaller} trains on smaller batches")
     if train.precision != "bf16":

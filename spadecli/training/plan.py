@@ -6,61 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
-
+from ..compute.devices import device_of_rank
 from ..core.errors import UserError
-from ..core.ranks import World, check_split
-from ..core.recipe import Recipe
+from ..core.ranks import Ranks, check_split
 from ..core.report import Report, Silent
 from ..data.split import split_pairs
-from ..model import losses
-from ..model.encoder import reparameterize
-from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
-from ..model.semantic import SemanticMap
-from .init_from import open_start
-from .memory import describe_batch, process_device
+from ..data.training_pairs import open_data, unseen_classes
+from .init_from import open_init
+from .memory import Memory, estimate_memory
 from .setup import (
     TrainOptions,
     check_tensorboard,
     count_parameters,
-    open_data,
+    describe_batch,
     resolve_recipe,
     run_folder,
     run_record,
-    unseen_classes,
 )
-from .step import build_networks
 from .validate import check_validation
 from .warnings import never_seen
 
 Setting = tuple[str, Any, str]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Estimated bytes of one training step on the device of one process.
-
-    weights: of all networks, the averages (EMA) and the perceptual network; gradients; optimizer: Adam's two
-    moments; activations: what the forward pass keeps for the backward one, by plain convolutions.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """Sum of all parts; libraries and workspaces come on top."""
-        return self.fixed + self.activations
-
-    @property
-    def fixed(self) -> int:
-        """What does not depend on the number of images."""
-        return self.weights + self.gradients + self.optimizer
 
 
 @dataclass(frozen=True)
@@ -96,14 +62,14 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
     """
     resolved = resolve_recipe(options, report or Silent())
     recipe = resolved.recipe
-    world = World.from_environment()
-    check_split(recipe.train.batch, recipe.train.accumulate, world.size)
+    ranks = Ranks.from_environment()
+    check_split(recipe.train.batch, recipe.train.accumulate, ranks.size)
     run = run_folder(options, recipe)
-    process_device(options.device, world)
+    device_of_rank(options.device, ranks)
     if options.tensorboard:
         check_tensorboard()
     check_validation(recipe, options.device)
-    start = open_start(options.init, recipe, options.init_labels) if options.init else None
+    start = open_init(options.init, recipe, options.init_labels) if options.init else None
     pairs, steps, missing = None, recipe.train.steps, ""
     validation: tuple[str, ...] = ()
     held_out, unseen = 0, ""
@@ -125,8 +91,8 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
         origin=resolved.origin,
         settings=tuple(resolved.settings()),
         parameters=count_parameters(recipe),
-        memory=estimate_memory(recipe, world.size),
-        batch=describe_batch(recipe, world),
+        memory=estimate_memory(recipe, ranks.size),
+        batch=describe_batch(recipe, ranks),
         pairs=pairs,
         steps=steps,
         steps_per_epoch=None if pairs is None else pairs / recipe.train.batch,
@@ -136,71 +102,3 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
         notes=tuple(start.lines(recipe)) if start else (),
         warnings=(unseen,) if unseen else (),
     )
-
-
-def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
-    """Memory of a step, from a forward pass of what a process takes at a time that computes shapes only."""
-    images = max(1, recipe.train.batch // (processes * recipe.train.accumulate))
-    counted = max(2, images)  # batch norm refuses a single image where it is one pixel large
-    with FakeTensorMode():
-        generator, encoder, discriminator = build_networks(recipe)
-        perceptual = _perceptual(recipe)
-        generating = [m for m in (generator, encoder) if m is not None]
-        fixed = [perceptual] if perceptual is not None else []
-        semantic, photo, eps = _shapes(recipe, counted)
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
-        saved = _SavedBytes([*generating, discriminator, *fixed])
-        with saved, autocast:
-            z = eps if recipe.model.uses_z else None
-            if encoder is not None:
-                mu, logvar = encoder(photo)
-                z = reparameterize(mu, logvar, eps)
-            fake = generator(semantic, z)
-            losses.feature_matching(*discriminator(semantic, fake, photo))
-            if perceptual is not None:
-                perceptual(fake, photo)
-    trained = sum(map(_size, [*generating, discriminator]))
-    held = trained + sum(map(_size, [*generating, *fixed]))
-    value = 8 if recipe.train.precision == "fp64" else 4
-    activations = saved.total * images // counted * value // 4
-    return Memory(value * held, value * trained, 2 * value * trained, activations)
-
-
-class _SavedBytes(saved_tensors_hooks):
-    """Counts the bytes that autograd keeps, each storage once, without the networks' own parameters."""
-
-    def __init__(self, networks: list[nn.Module]) -> None:
-        self.total = 0
-        # holding on to the tensors keeps their storages' addresses from being used again
-        self._seen: dict[int, Tensor] = {t.untyped_storage()._cdata: t for m in networks for t in m.parameters()}
-        super().__init__(self._count, lambda tensor: tensor)
-
-    def _count(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen[storage._cdata] = tensor
-            self.total += storage.nbytes()
-        return tensor
-
-
-def _perceptual(recipe: Recipe) -> PerceptualLoss | None:
-    """The perceptual network without its weights."""
-    network = recipe.loss.perceptual_network
-    if network == "none" or not recipe.loss.perceptual:
-        return None
-    layers, _ = vgg19_layers() if network == "vgg19" else squeezenet_layers()
-    return PerceptualLoss(network, nn.Sequential(*layers).state_dict())
-
-
-def _shapes(recipe: Recipe, batch: int) -> tuple[SemanticMap, Tensor, Tensor]:
-    """Semantic map, photos and noise of ``batch`` images, without values."""
-    (height, width), labels = recipe.model.size, recipe.labels
-    channels = torch.empty(batch, height, width, dtype=torch.int64)
-    edges = torch.empty(batch, height, width) if labels.instances else None
-    photo = torch.empty(batch, 3, height, width)
-    eps = torch.empty(batch, recipe.model.z_dim)
-    return SemanticMap(channels, edges, labels.num_classes, "plain"), photo, eps
-
-
-def _size(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())

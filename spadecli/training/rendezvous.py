@@ -8,15 +8,15 @@ import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 
 from ..core.errors import UserError
-from ..core.ranks import World
+from ..core.ranks import Ranks
 
 PAUSE = 0.02  # seconds between two looks at who has arrived
 
 
-def meet(world: World, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
+def rendezvous(ranks: Ranks, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
     """A store of the processes that are alive now, with nothing of earlier ones in it.
 
     torchrun keeps one store for all its restarts, and the keys that killed processes left there send new ones to
@@ -31,15 +31,15 @@ def meet(world: World, timeout: timedelta) -> dist.Store:  # type: ignore[name-d
         )
         error.common = True
         raise error
-    store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
-    if world.is_first:
+    store, _, _ = next(torch_rendezvous("env://", ranks.rank, ranks.size, timeout=timeout))
+    if ranks.is_main:
         round_ = uuid.uuid4().hex
-        _receive(store, round_, world.size, time.monotonic() + timeout.total_seconds())
+        _receive(store, round_, ranks.size, time.monotonic() + timeout.total_seconds())
     else:
         question = uuid.uuid4().hex
-        store.set(f"asks/{world.rank}", question)
+        store.set(f"asks/{ranks.rank}", question)
         round_ = store.get(f"answer/{question}").decode()
-        store.set(f"heard/{round_}/{world.rank}", "")
+        store.set(f"heard/{round_}/{ranks.rank}", "")
     return dist.PrefixStore(round_, store)  # type: ignore[attr-defined]
 
 

@@ -1,23 +1,20 @@
-"""What a training run starts from: recipe, data, run folder, networks. All of it is checked before it is written."""
+"""What a training run starts from: options, recipe, run folder, networks. All of it is checked before it is written."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..core.errors import BackendUnavailable, UserError
-from ..core.recipe import Recipe, Resolved, find_recipe, load_recipe, recipe_difference, shipped_recipes
+from ..core.ranks import Ranks
+from ..core.recipe import Recipe, Resolved, find_recipe, load_recipe, recipe_difference
 from ..core.report import Report
 from ..core.version import VERSION
-from ..data.dataset import TrainingSet
-from ..data.split import split_pairs
+from ..model.perceptual import is_fetched, load_perceptual
 from ..store.run_folder import RunFolder, RunRecord, newest_unfinished
-from .init_from import Start, apply_start, init_record, open_start
+from .init_from import InitWeights, apply_init, init_record, open_init
 from .step import Trainer, build_networks
 
 
@@ -55,7 +52,7 @@ def resolve_recipe(options: TrainOptions, report: Report) -> Resolved:
         return load_recipe(find_recipe(options.recipe), options.overrides)
     open_run = newest_unfinished(options.runs_dir, report.warn) if not options.overrides else None
     if open_run is not None:
-        report.note(f"going on with {open_run.path}, the newest unfinished run")
+        report.note(f"resuming {open_run.path}, the newest unfinished run")
         return _of_run(open_run)
     name = "recipe.toml" if Path("recipe.toml").is_file() else "facades"
     report.note(f"training recipe {name}")
@@ -74,68 +71,6 @@ def _of_run(run: RunFolder) -> Resolved:
     return Resolved(record.recipe, dict.fromkeys(Recipe.model_fields, str(run.path)), record.origin)
 
 
-def _expected_files(recipe: Recipe) -> list[str]:
-    """What the packed file is made from, as the recipe names it."""
-    data = recipe.data
-
-    def files(what: str, folder: str, suffix: str) -> str:
-        return f"{what}: {folder or '(no folder set)'}" + (f", files ending in {suffix}" if suffix else "")
-
-    lines = [files("photos", data.photos, data.photo_suffix), files("masks", data.masks, data.mask_suffix)]
-    if recipe.labels.instances:
-        lines.append(files("instances", data.instances, data.instance_suffix))
-    if data.scenes:
-        lines.append(f"scenes: {data.scene_file}")
-    return lines
-
-
-def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
-    """The packed data and the indices to train on; raises UserError with all that is wrong with them."""
-    recipe = resolved.recipe
-    data, path = recipe.data, Path(recipe.data.packed)
-    if not path.is_file():
-        photos, masks = data.photos or "PHOTOS", data.masks or "MASKS"
-        folders = "" if data.photos and data.masks else f"{photos} {masks} "
-        origin = Path(resolved.origin)
-        name = recipe.name if origin in shipped_recipes().values() else origin
-        raise UserError(
-            f"{path}: the packed data of recipe {recipe.name!r} are missing",
-            problems=_expected_files(recipe),
-            hint=f"spade pack {folders}--recipe {name} -o {path}",
-        )
-    dataset = TrainingSet(path, recipe)
-    packed = dataset.packed
-    problems = []
-    if packed.labels != recipe.labels:
-        problems.append(f"packed with label space {packed.labels.name!r}, which is not the recipe's")
-    if tuple(packed.size) != tuple(data.load_size):
-        problems.append(f"packed at {list(packed.size)}, data.load_size is {list(data.load_size)}")
-    if recipe.labels.instances and not packed.has_instances:
-        problems.append("packed without instance maps, which labels.instances asks for")
-    split = split_pairs(packed.names, recipe)
-    problems += split.problems
-    if problems:
-        message = f"{path}: does not fit recipe {recipe.name!r}"
-        raise UserError(message, problems=problems, hint="spade pack makes it anew")
-    return dataset, split.training
-
-
-def unseen_classes(dataset: TrainingSet, indices: Sequence[int]) -> list[str]:
-    """Names of the classes without a pixel in the pairs ``indices``.
-
-    The packed file's report counts the images of each class in all pairs; those that are kept from training are
-    looked through only where they could hold all images of a class.
-    """
-    rows = dataset.packed.report.get("classes", ())
-    kept = sorted(set(range(len(dataset.packed.names))) - set(indices))
-    elsewhere: Counter[int] = Counter()
-    if any(0 < row["images"] <= len(kept) for row in rows):
-        for index in kept:
-            elsewhere.update(np.unique(dataset.channels(index)).tolist())
-    channel = {c.name: i for i, c in enumerate(dataset.recipe.labels.classes)}
-    return [str(row["name"]) for row in rows if row["images"] <= elsewhere[channel[row["name"]]]]
-
-
 def run_record(
     run: RunFolder, resolved: Resolved, options: TrainOptions, data_sha256: str, num_samples: int
 ) -> RunRecord:
@@ -145,7 +80,7 @@ def run_record(
     """
     init = None
     if options.init is not None:
-        init = init_record(open_start(options.init, resolved.recipe, options.init_labels))
+        init = init_record(open_init(options.init, resolved.recipe, options.init_labels))
     new = RunRecord(
         created_by=f"spade {VERSION}",
         recipe=resolved.recipe,
@@ -176,11 +111,11 @@ def run_record(
     return old
 
 
-def new_trainer(recipe: Recipe, device: torch.device, start: Start | None) -> Trainer:
+def new_trainer(recipe: Recipe, device: torch.device, start: InitWeights | None) -> Trainer:
     """Networks from the recipe's seed, or from where it is told to start."""
     trainer = Trainer(recipe, device)
     if start is not None:
-        apply_start(trainer, start)
+        apply_init(trainer, start)
     return trainer
 
 
@@ -205,3 +140,22 @@ def _steps_of(recipe: Recipe, num_samples: int) -> int:
     if recipe.train.steps is not None:
         return recipe.train.steps
     return max(1, round(float(recipe.train.epochs or 0) * num_samples / recipe.train.batch))
+
+
+def fetch_perceptual(recipe: Recipe, ranks: Ranks, report: Report) -> None:
+    """Download the perceptual network, once on each machine, if the recipe wants it and it is not there yet."""
+    network = recipe.loss.perceptual_network
+    if network == "none" or recipe.loss.perceptual_weights or is_fetched(network):
+        return
+    report.note(f"fetching {network} for the perceptual loss, once")
+    if ranks.size > 1 and ranks.local_rank == 0:
+        load_perceptual(network)
+
+
+def describe_batch(recipe: Recipe, ranks: Ranks) -> str:
+    """The batch, and how it is split: "32 (4 processes x 8)"."""
+    batch, parts = recipe.train.batch, recipe.train.accumulate
+    factors = [f"{ranks.size} processes"] * (ranks.size > 1) + [f"{parts} micro-batches"] * (parts > 1)
+    if not factors:
+        return str(batch)
+    return f"{batch} ({' x '.join([*factors, str(batch // (parts * ranks.size))])})"

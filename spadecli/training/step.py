@@ -1,47 +1,60 @@
-"""One training step of SPADE, and everything that has to survive an interruption."""
+"""One training step of SPADE: forward, two losses, two updates; and the state that survives an interruption.
+
+What is optimised is listed in model/losses.py (the generator's terms) and model/discriminator.py (both adversarial
+losses).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..compute.devices import fp32_math
 from ..core.recipe import Recipe
-from ..model import losses
-from ..model.discriminator import Discriminator
+from ..model.discriminator import Discriminator, build_discriminator
 from ..model.encoder import ImageEncoder, reparameterize
 from ..model.generator import Generator
 from ..model.init import initialize
 from ..model.layers import SpectralConv2d
+from ..model.losses import (
+    DISCRIMINATOR_TERMS,
+    GENERATOR_TERMS,
+    ForwardPass,
+    at_least_fp32,
+    discriminator_losses,
+    generator_losses,
+)
 from ..model.perceptual import PerceptualLoss, load_perceptual
 from ..model.semantic import SemanticMap
 from .distributed import Processes, unsynchronized
 from .ema import EMA
 
-TERMS = ("g_hinge", "feature_matching", "perceptual", "color", "kl", "d_fake", "d_real", "g_norm", "d_norm", "skipped")
+LOSSES = (*GENERATOR_TERMS, *DISCRIMINATOR_TERMS)
+TERMS = (*LOSSES, "g_norm", "d_norm", "skipped")  # what a step reports
 
 
 def build_networks(recipe: Recipe) -> tuple[Generator, ImageEncoder | None, Discriminator]:
     """The networks that a recipe trains, not yet initialized."""
     arch, channels = recipe.model, recipe.labels.semantic_channels
     encoder = ImageEncoder(arch) if arch.has_encoder else None
-    return Generator(arch, channels), encoder, Discriminator(channels, **recipe.discriminator.model_dump())
+    return Generator(arch, channels), encoder, build_discriminator(channels, recipe.discriminator)
 
 
 class Trainer:
     """Networks, losses and optimizers of a recipe on one device.
 
-    One forward pass of generator and discriminator serves both of their steps: both learn from the same
-    fakes, made and judged by the networks as they were before. In the published code the discriminator sees
-    fakes of the generator one update later; the losses and their gradients are the same. Its spectral norms
-    take one step of power iteration instead of two.
+    One forward pass of generator and discriminator serves both losses: both learn from the same fakes, made and judged
+    by the networks as they were before. In the published code the discriminator sees fakes of the generator one update
+    later; the losses and their gradients are the same. Its spectral norms take one step of power iteration instead of
+    two.
 
     Several processes (see :meth:`distribute`) train as one with their batches put together: every loss is a mean,
-    gradients are means over all processes before they are checked, clipped and applied, so that weights, averages
-    and the vectors of spectral norm come out equal everywhere.
+    and gradients are means over all processes before they are checked, clipped and applied, so that weights, averages
+    and the vectors of spectral norm are equal everywhere.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
@@ -57,91 +70,99 @@ class Trainer:
         frozen = [self.perceptual] if self.perceptual is not None else []
         for module in (*self.networks().values(), *frozen):
             module.to(device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer_g = self._adam(self._generating(), recipe.train.lr_g)
+        self.optimizer_g = self._adam([m for m in (self.generator, self.encoder) if m is not None], recipe.train.lr_g)
         self.optimizer_d = self._adam([self.discriminator], recipe.train.lr_d)
         self.totals = torch.zeros(len(TERMS), dtype=self.dtype, device=device)
         self.processes = Processes()
         self._called = self.networks()
         self.restart_ema()
 
-    def restart_ema(self) -> None:
-        """Let the averages start from the present weights."""
-        averaged = {n: m for n, m in self.networks().items() if n != "discriminator"}
-        self.ema = EMA(averaged, self.recipe.train.ema_decay)
-
-    def distribute(self, processes: Processes) -> None:
-        """Train together with other processes from now on, all from process 0's state."""
-        if processes.many:
-            state = processes.spread(self.state_dict() if processes.is_first else None)
-            if not processes.is_first:
-                self.load_state_dict(state)
-        self.processes = processes
-        self._called = {name: processes.parallel(network) for name, network in self.networks().items()}
-
     def step(self, batch: Mapping[str, Any], lr_scale: float) -> None:
         """Train on this process's part of a batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
 
-        The batch may hold its label ``windows`` (see windows/collate.py). Nothing here waits for the device;
-        the terms of the losses add up in ``totals``.
+        The batch may hold its label ``windows`` (see windows/collate.py). Nothing here waits for the device; the terms
+        of the losses add up in ``totals``.
         """
-        for optimizer, lr in ((self.optimizer_g, self.recipe.train.lr_g), (self.optimizer_d, self.recipe.train.lr_d)):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * lr_scale
-        # the processes exchange gradients in the backward pass of the last micro-batch
-        parts = self.recipe.train.accumulate
-        terms = torch.zeros_like(self.totals[:-3])
-        for i in range(parts):
-            micro = batch if parts == 1 else {name: value.tensor_split(parts)[i] for name, value in batch.items()}
-            if parts > 1:
-                self._let_spectral_norms_iterate(i == 0)
-            with unsynchronized(self._called, i < parts - 1):
-                terms += self._backward(micro, 1 / parts) / parts
+        losses = torch.zeros_like(self.totals[: len(LOSSES)])
+        with fp32_math(self.recipe.train.precision == "tf32"):
+            for micro_batch, share in self._micro_batches(batch):
+                losses += share * self._add_gradients(micro_batch, share)
+            d_norm, d_skipped = self._update(self.optimizer_d, self.recipe.train.lr_d * lr_scale)
+            g_norm, g_skipped = self._update(self.optimizer_g, self.recipe.train.lr_g * lr_scale)
+            self.ema.update()
+        self.totals += torch.cat([losses, torch.stack([g_norm, d_norm, g_skipped + d_skipped])])
 
-        d_norm, d_skipped = self._update(self.optimizer_d)
-        g_norm, g_skipped = self._update(self.optimizer_g)
-        self.ema.update()
-        self.totals += torch.cat([terms, torch.stack([g_norm, d_norm, g_skipped + d_skipped])])
-
-    def _backward(self, batch: Mapping[str, Any], scale: float) -> Tensor:
-        """Add the gradients of ``scale`` times a (micro-)batch's losses; returns the losses, the first of TERMS."""
-        semantic, photo, eps = self._to_device(batch)
-        weights = self.recipe.loss
+    def _add_gradients(self, batch: Mapping[str, Any], share: float) -> Tensor:
+        """Add the gradients of ``share`` times both losses of a micro-batch; returns the values of LOSSES."""
+        semantic, photo, eps = self.inputs(batch)
 
         # one forward pass of everything
         with self._autocast():
-            z, kl = self._latent(photo, eps)
+            z, mu, logvar = self._latent(photo, eps)
             fake = self._called["generator"](semantic, z)
-            image = fake.detach().requires_grad_()
-            fakes, reals = self._called["discriminator"](semantic, image, photo)
-            hinge = losses.hinge_generator(fakes)
-            matching = losses.feature_matching(fakes, reals)
-            d_fake, d_real = losses.hinge_discriminator(fakes, reals)
-            perceptual = self.perceptual(image, photo) if self.perceptual is not None else hinge.new_zeros(())
-            color = losses.color(image, photo) if weights.color else hinge.new_zeros(())
+            fakes, reals = self._called["discriminator"](semantic, fake, photo)
+            done = ForwardPass(fake, photo, fakes, reals, self.discriminator, mu, logvar, self.perceptual)
+            g_loss, g_terms = generator_losses(done, self.recipe.loss)
+            d_loss, d_terms = discriminator_losses(done)
 
-        # what the generator's losses say about the image
-        judged = hinge + weights.feature_matching * matching + weights.color * color
-        torch.autograd.backward(scale * judged, inputs=[image], retain_graph=True)
-        if self.perceptual is not None:
-            torch.autograd.backward(scale * weights.perceptual * perceptual, inputs=[image])
+        # each loss moves its own networks
+        del fakes, reals, done  # feature maps, of which backward frees what it has used
+        torch.autograd.backward(share * d_loss, inputs=_parameters(self.optimizer_d), retain_graph=True)
+        torch.autograd.backward(share * g_loss, inputs=_parameters(self.optimizer_g))
+        return torch.stack([value.to(self.dtype) for value in (g_terms | d_terms).values()])
 
-        # discriminator
-        torch.autograd.backward(scale * (d_fake + d_real), inputs=list(self.discriminator.parameters()))
+    def _update(self, optimizer: torch.optim.Adam, lr: float) -> tuple[Tensor, Tensor]:
+        """Clip, step and clear; a step with a gradient that is not finite is left out, on the device itself.
 
-        # generator and encoder
-        del fakes, reals, judged
-        kl_loss = scale * weights.kl * weights.kl_reference_batch * kl
-        roots = [fake, kl_loss] if kl_loss.requires_grad else [fake]
-        torch.autograd.backward(roots, [image.grad, None][: len(roots)])
-        terms = (hinge, matching, perceptual, color, kl, d_fake, d_real)
-        return torch.stack([term.detach().to(self.dtype) for term in terms])
+        Returns the gradient norm (0 if left out) and 1 if the step was left out.
+        """
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        gradients = [p.grad for p in _parameters(optimizer) if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if limit := self.recipe.train.max_grad_norm:
+            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1))
+        finite = torch.isfinite(norm)
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return torch.where(finite, norm, 0).to(self.dtype), (~finite).to(self.dtype)
+
+    def _micro_batches(self, batch: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], float]]:
+        """The parts that a batch is taken in (``train.accumulate``), and what share of it each is.
+
+        Spectral norms iterate, and processes exchange gradients, once a step however many parts there are.
+        """
+        parts = self.recipe.train.accumulate
+        if parts == 1:
+            yield batch, 1.0
+            return
+        split = {name: value.tensor_split(parts) for name, value in batch.items()}
+        for i in range(parts):
+            for module in (m for network in self.networks().values() for m in network.modules()):
+                if isinstance(module, SpectralConv2d):
+                    module.iterates = i == 0
+            with unsynchronized(self._called, i < parts - 1):
+                yield {name: values[i] for name, values in split.items()}, 1 / parts
+
+    def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """z of each sample, and the encoder's mean and log variance, each [N,Z] or None."""
+        if self.encoder is not None:
+            mu, logvar = map(at_least_fp32, self._called["encoder"](photo))
+            return reparameterize(mu, logvar, eps), mu, logvar
+        return (eps if self.recipe.model.uses_z else None), None, None
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
         """Semantic map, photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
-        return self._to_device(batch)
+        moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        photo = (moved["photo"].to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        channels, edges, num_classes = moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes
+        windows = moved["windows"].by_size() if "windows" in moved else None
+        semantic = SemanticMap(channels, edges, num_classes, self.recipe.train.modulation, torch.channels_last, windows)
+        return semantic, photo, moved["eps"].to(self.dtype)
 
-    def take_terms(self, steps: int) -> dict[str, float]:
-        """Means of the loss terms over the last ``steps`` steps (skipped: their sum); starts the sums anew.
+    def pop_losses(self, steps: int) -> dict[str, float]:
+        """Means of TERMS over the last ``steps`` steps (skipped: their sum); the sums start from 0 again.
 
         They are those of the whole batch: every process calls this, and gets the same.
         """
@@ -149,15 +170,29 @@ class Trainer:
         self.totals.zero_()
         return {name: value if name == "skipped" else value / steps for name, value in values.items()}
 
-    def broken(self) -> list[str]:
+    def nonfinite(self) -> list[str]:
         """Names of the networks whose weights or averages hold a number that is not finite."""
         tensors: dict[str, list[Tensor]] = {name: [*network.parameters()] for name, network in self.networks().items()}
         for name, average in self.ema.averages.items():
             tensors[name] += average.values()
         return [name for name, ts in tensors.items() if not torch.isfinite(torch.nn.utils.get_total_norm(ts))]
 
+    def restart_ema(self) -> None:
+        """Let the averages start from the present weights."""
+        averaged = {n: m for n, m in self.networks().items() if n != "discriminator"}
+        self.ema = EMA(averaged, self.recipe.train.ema_decay)
+
+    def distribute(self, processes: Processes) -> None:
+        """Train together with other processes from now on, all from the main process's state."""
+        if processes.many:
+            state = processes.broadcast_state(self.state_dict() if processes.is_main else None)
+            if not processes.is_main:
+                self.load_state_dict(state)
+        self.processes = processes
+        self._called = {name: processes.parallel(network) for name, network in self.networks().items()}
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on: tensors and plain containers."""
+        """Everything that resuming needs: tensors and plain containers."""
         return {
             "networks": {n: m.state_dict() for n, m in self.networks().items()},
             "optimizers": [self.optimizer_g.state_dict(), self.optimizer_d.state_dict()],
@@ -170,6 +205,11 @@ class Trainer:
             network.load_state_dict(state["networks"][name])
         for optimizer, saved in zip((self.optimizer_g, self.optimizer_d), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            # the fused optimizer pairs values by their place in memory
+            for parameter, state_of in optimizer.state.items():
+                for key, value in state_of.items():
+                    if value.shape == parameter.shape and value.stride() != parameter.stride():
+                        state_of[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         self.ema.load_state_dict(state["ema"])
 
     def networks(self) -> dict[str, nn.Module]:
@@ -181,16 +221,6 @@ class Trainer:
         }
         return {name: network for name, network in networks.items() if network is not None}
 
-    def _let_spectral_norms_iterate(self, wanted: bool) -> None:
-        """Once a step, however many micro-batches it has."""
-        for network in self.networks().values():
-            for module in network.modules():
-                if isinstance(module, SpectralConv2d):
-                    module.iterates = wanted
-
-    def _generating(self) -> list[nn.Module]:
-        return [m for m in (self.generator, self.encoder) if m is not None]
-
     def _adam(self, networks: list[nn.Module], lr: float) -> torch.optim.Adam:
         train = self.recipe.train
         parameters = [p for network in networks for p in network.parameters()]
@@ -199,33 +229,6 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16")
 
-    def _to_device(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
-        moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        photo = (moved["photo"].to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        channels, edges, num_classes = moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes
-        windows = moved["windows"].by_size() if "windows" in moved else None
-        semantic = SemanticMap(channels, edges, num_classes, self.recipe.train.modulation, torch.channels_last, windows)
-        return semantic, photo, moved["eps"].to(self.dtype)
 
-    def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor]:
-        """z of each sample, and the KL term."""
-        zero = eps.new_zeros(())
-        if self.encoder is not None:
-            mu, logvar = map(losses.wide, self._called["encoder"](photo))
-            return reparameterize(mu, logvar, eps), losses.kl_divergence(mu, logvar)
-        return (eps if self.recipe.model.uses_z else None), zero
-
-    def _update(self, optimizer: torch.optim.Adam) -> tuple[Tensor, Tensor]:
-        """Clip, step and clear; a step with a gradient that is not finite is left out, on the device itself.
-
-        Returns the gradient norm (0 where left out) and 1 where the step was left out.
-        """
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if limit := self.recipe.train.max_grad_norm:
-            torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1))
-        finite = torch.isfinite(norm)
-        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return torch.where(finite, norm, 0).to(self.dtype), (~finite).to(self.dtype)
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from ..compute.autograd import first_order_only
 from torch.nn import functional as F
+
+from ..compute.autograd import first_order_only
 
 PIXELS = (0, 2, 3)
 

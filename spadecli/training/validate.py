@@ -70,12 +70,16 @@ class Validation:
 
 
 class MaskAgreement:
-    """How much of the masks a segmenter finds again in images of them; one object for one look."""
+    """How much of the masks a segmenter finds in images made from them."""
 
     def __init__(self, segmenter: Segmenter, labels: LabelSpace) -> None:
         self._segmenter, self._labels = segmenter, labels
         self._channel_of = match_channels(segmenter, labels)
-        self._matrix = np.zeros((labels.num_classes, labels.num_classes + 1), np.int64)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was added."""
+        self._matrix = np.zeros((self._labels.num_classes, self._labels.num_classes + 1), np.int64)
 
     def add(self, images: NDArray[np.uint8], channels: NDArray[np.uint8]) -> None:
         """Compare images [N,H,W,3] with the class channels [N,H,W] that they were made from."""
@@ -119,7 +123,7 @@ class Validator:
         self.sheet = SampleSheet(recipe, dataset, self.indices) if recipe.validation.sheet else None
         self.extractor = _extractor(recipe, str(device))
         self._real = self._photo_features(self.extractor) if self.extractor else None
-        open_agreement(recipe, str(device))  # refused now, not after the first thousand steps
+        self.agreement = open_agreement(recipe, str(device))  # once: its file is large, and a hash of it is taken
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -154,8 +158,10 @@ class Validator:
 
     def _measure(self, generator: Generator) -> tuple[float | None, float | None]:
         """Fréchet distance and mIoU of one image per pair, each None where it is not asked for."""
-        agreement = open_agreement(self.recipe, str(self._device))
-        if self.extractor is None and agreement is None:
+        agreement = self.agreement
+        if agreement is not None:
+            agreement.restart()
+        elif self.extractor is None:
             return None, None
         features = []
         for pairs, images in self._images(generator):

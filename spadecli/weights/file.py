@@ -62,7 +62,7 @@ def save_weights(
     encoder: Mapping[str, Tensor] | None,
     dtype: Literal["fp32", "fp16"] = "fp32",
 ) -> None:
-    """Write effective weights (see :func:`effective_state`) and card, in one step.
+    """Write effective weights (see :func:`folded_state_dict`) and card, in one step.
 
     fp16 halves the file; batch-norm statistics stay float32.
     """
@@ -95,15 +95,15 @@ def load_weights(path: Path) -> tuple[Card, Generator, ImageEncoder | None]:
     with torch.device("meta"):  # no random numbers to be overwritten
         generator = Generator(arch, card.labels.semantic_channels, spectral=False)
         encoder = ImageEncoder(arch, spectral=False) if arch.has_encoder else None
-    problems = load_effective(generator, _part(tensors, "generator"), "generator.", assign=True)
+    problems = load_folded(generator, _part(tensors, "generator"), "generator.", assign=True)
     if encoder is not None:
-        problems += load_effective(encoder, _part(tensors, "encoder"), "encoder.", assign=True)
+        problems += load_folded(encoder, _part(tensors, "encoder"), "encoder.", assign=True)
     if problems:
         raise UserError(f"{path}: the tensors do not fit the card", problems=problems)
     return card, generator.eval(), encoder.eval() if encoder is not None else None
 
 
-def effective_state(module: nn.Module) -> dict[str, Tensor]:
+def folded_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """What a module computes with: spectral norm folded into the weights, running statistics, no counters."""
     import torch
 
@@ -124,7 +124,7 @@ def effective_state(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def load_effective(module: nn.Module, state: Mapping[str, Tensor], prefix: str = "", assign: bool = False) -> list[str]:
+def load_folded(module: nn.Module, state: Mapping[str, Tensor], prefix: str = "", assign: bool = False) -> list[str]:
     """Load effective weights in float32; returns the problems instead of raising.
 
     assign: the module takes the tensors themselves where they are float32; it may be on the meta device.
@@ -138,7 +138,7 @@ def load_effective(module: nn.Module, state: Mapping[str, Tensor], prefix: str =
 
     from ..model.layers import SpectralConv2d
 
-    expected = effective_state(module)
+    expected = folded_state_dict(module)
     problems = [f"{prefix}{n}: missing" for n in sorted(expected.keys() - state.keys())]
     problems += [f"{prefix}{n}: left over" for n in sorted(state.keys() - expected.keys())]
     problems += [

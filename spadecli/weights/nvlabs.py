@@ -24,7 +24,7 @@ from ..core.labelspace import LabelSpace
 from ..core.recipe import validation_problems
 from ..model.encoder import ImageEncoder
 from ..model.generator import Generator
-from .file import load_effective
+from .file import load_folded
 
 if TYPE_CHECKING:
     from ..core.architecture import Norm
@@ -208,7 +208,7 @@ def _load(
         if len(parts) == len(theirs):
             found[ours] = torch.cat(parts)
     problems = [f"{path.name}: {p}" for p in (*problems, *(f"{k}: left over" for k in sorted(left)))]
-    return problems or load_effective(module, found)
+    return problems or load_folded(module, found)
 
 
 def _shapes(name: str, shape: list[int], spectral: bool) -> dict[str, list[int]]:

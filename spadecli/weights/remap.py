@@ -117,7 +117,7 @@ def discriminator_places(discriminator: Discriminator) -> dict[str, Place]:
 
 
 @torch.no_grad()
-def carry(
+def remap_classes(
     old: Mapping[str, Tensor],
     fresh: Mapping[str, Tensor],
     places: Mapping[str, Place],

@@ -59,8 +59,10 @@ class Windows:
         """The same on another device, copied from pinned memory so that the copy overlaps with work there."""
         if device.type == "cpu":
             return self
-        tensors = (self.patches, self.windows, self.window_of_pixel)
-        return Windows(*(t.pin_memory().to(device, non_blocking=True) for t in tensors), self.every_pixel)
+        patches, windows, window_of_pixel = (
+            t.pin_memory().to(device, non_blocking=True) for t in (self.patches, self.windows, self.window_of_pixel)
+        )
+        return Windows(patches, windows, window_of_pixel, self.every_pixel)
 
 
 def label_codes(channels: NDArray[np.integer], edges: NDArray[np.integer] | None) -> Ints:
@@ -94,8 +96,9 @@ def find_windows(codes: Ints, kernel: int, search_noise: bool = True) -> Windows
     if not search_noise and _changes(codes) > (NOISE if codes.size > SMALL else NOISE_IN_SMALL):
         pixels = np.arange(codes.size, dtype=np.int32)
         window_of_pixel = pixels.reshape(codes.shape)
-        patches, windows = _patches_at(codes, pixels, kernel), _patches_at(window_of_pixel + 1, pixels, kernel)
-        return Windows(*map(torch.from_numpy, (patches, windows, window_of_pixel)), every_pixel=True)
+        return _as_tensors(
+            _patches_at(codes, pixels, kernel), _patches_at(window_of_pixel + 1, pixels, kernel), window_of_pixel, True
+        )
     if native.available():
         patches, windows, window_of_pixel = native.find_windows(codes, kernel)
     else:
@@ -103,7 +106,12 @@ def find_windows(codes: Ints, kernel: int, search_noise: bool = True) -> Windows
         patches = _patches_at(codes, firsts, kernel)
         numbers, firsts = _number_patches(patch_of_pixel, kernel)
         windows, window_of_pixel = _patches_at(patch_of_pixel, firsts, kernel), numbers - 1
-    return Windows(*map(torch.from_numpy, (patches, windows, window_of_pixel)))
+    return _as_tensors(patches, windows, window_of_pixel)
+
+
+def _as_tensors(patches: Ints, windows: Ints, window_of_pixel: Ints, every_pixel: bool = False) -> Windows:
+    a, b, c = map(torch.from_numpy, (patches, windows, window_of_pixel))
+    return Windows(a, b, c, every_pixel)
 
 
 def _changes(codes: Ints) -> float:

@@ -16,7 +16,7 @@ from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.labelspace import LabelSpace
 from spadecli.cpu.generator import FastGenerator
 from spadecli.model.generator import Generator
-from spadecli.weights.file import effective_state, load_weights, read_card
+from spadecli.weights.file import folded_state_dict, load_weights, read_card
 
 
 def converted(folder: Path, arch: Architecture, labels: LabelSpace, **options) -> Path:
@@ -237,7 +237,7 @@ def test_weights_round_trip_and_name_every_misfit(tmp_path):
     assert card.labels == LABELS
     assert encoder is not None
     tensors = load_file(path)
-    assert all(np.array_equal(tensors[f"generator.{n}"], v) for n, v in effective_state(generator).items())
+    assert all(np.array_equal(tensors[f"generator.{n}"], v) for n, v in folded_state_dict(generator).items())
     del tensors["generator.fc.bias"]
     tensors["generator.extra"] = tensors["encoder.fc_mu.bias"]
     tensors["encoder.fc_mu.bias"] = tensors["encoder.fc_mu.bias"][:2].clone()

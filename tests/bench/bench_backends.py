@@ -46,7 +46,7 @@ from spadecli.core.recipe import find_recipe, load_recipe, shipped_weights  # no
 from spadecli.model.generator import Generator  # noqa: E402
 from spadecli.model.init import initialize  # noqa: E402
 from spadecli.weights.card import Card  # noqa: E402
-from spadecli.weights.file import effective_state, load_weights, save_weights  # noqa: E402
+from spadecli.weights.file import folded_state_dict, load_weights, save_weights  # noqa: E402
 
 Run = Callable[[np.ndarray, np.ndarray | None, np.ndarray | None], np.ndarray]
 # multiply-accumulates of one image, modulation included, as published for COCO-Stuff
@@ -80,7 +80,7 @@ def coco_weights(folder: Path) -> Path:
     initialize(generator, 0)
     path = folder / "coco.safetensors"
     card = Card(name="coco", architecture=arch, labels=recipe.labels)
-    save_weights(path, card, effective_state(generator), None)
+    save_weights(path, card, folded_state_dict(generator), None)
     return path
 
 

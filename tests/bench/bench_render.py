@@ -57,7 +57,7 @@ from spadecli.model.encoder import ImageEncoder  # noqa: E402
 from spadecli.model.generator import Generator  # noqa: E402
 from spadecli.model.semantic import SemanticMap  # noqa: E402
 from spadecli.weights.card import Card  # noqa: E402
-from spadecli.weights.file import effective_state, load_weights, save_weights  # noqa: E402
+from spadecli.weights.file import folded_state_dict, load_weights, save_weights  # noqa: E402
 
 Mask = tuple[np.ndarray, np.ndarray | None]
 FACADES = ROOT / "weights" / "facades.safetensors"
@@ -116,7 +116,7 @@ def random_weights(case: str, folder: Path) -> Path:
     channels = torch.from_numpy(np.concatenate([m for m, _ in masks])).long().clamp(max=classes)
     edges = torch.from_numpy(np.concatenate([e for _, e in masks if e is not None]))
     generator(SemanticMap(channels, edges, labels.num_classes), torch.randn(2, arch.z_dim))
-    states = effective_state(generator.eval()), effective_state(ImageEncoder(arch, spectral=False))
+    states = folded_state_dict(generator.eval()), folded_state_dict(ImageEncoder(arch, spectral=False))
     save_weights(path, Card(name=case, architecture=arch, labels=labels), *states)
     return path
 

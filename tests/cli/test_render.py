@@ -22,7 +22,7 @@ def folder(tmp_path_factory) -> Path:
     import torch
 
     from spadecli.model.generator import Generator
-    from spadecli.weights.file import effective_state, save_weights
+    from spadecli.weights.file import folded_state_dict, save_weights
 
     folder = tmp_path_factory.mktemp("render")
     for i in range(3):
@@ -30,7 +30,7 @@ def folder(tmp_path_factory) -> Path:
     card = make_card(ngf=2, hidden=4, norm="instance")
     torch.manual_seed(0)
     generator = Generator(card.architecture, card.labels.semantic_channels).eval()
-    save_weights(folder / "tiny.safetensors", card, effective_state(generator), None)
+    save_weights(folder / "tiny.safetensors", card, folded_state_dict(generator), None)
     return folder
 
 

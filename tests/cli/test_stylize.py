@@ -23,7 +23,7 @@ def folder(tmp_path_factory) -> Path:
 
     from spadecli.model.encoder import ImageEncoder
     from spadecli.model.generator import Generator
-    from spadecli.weights.file import effective_state, save_weights
+    from spadecli.weights.file import folded_state_dict, save_weights
 
     folder = tmp_path_factory.mktemp("stylize")
     random = np.random.default_rng(0)
@@ -35,8 +35,8 @@ def folder(tmp_path_factory) -> Path:
     for name, latent in (("with", "encoder"), ("without", "noise")):
         card = make_card(ngf=2, hidden=4, norm="instance", latent=latent, encoder_grid=2)
         generator = Generator(card.architecture, card.labels.semantic_channels).eval()
-        encoder = effective_state(ImageEncoder(card.architecture)) if latent == "encoder" else None
-        save_weights(folder / f"{name}.safetensors", card, effective_state(generator), encoder)
+        encoder = folded_state_dict(ImageEncoder(card.architecture)) if latent == "encoder" else None
+        save_weights(folder / f"{name}.safetensors", card, folded_state_dict(generator), encoder)
     return folder
 
 

@@ -18,7 +18,7 @@ from spadecli.data.layouts import EXAMPLES, draw
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
 from spadecli.weights.card import Card
-from spadecli.weights.file import effective_state, save_weights
+from spadecli.weights.file import folded_state_dict, save_weights
 
 FACADES = load_recipe(find_recipe("facades")).recipe.labels
 
@@ -27,7 +27,7 @@ def small_weights(path: Path, labels: LabelSpace = FACADES) -> Path:
     architecture = Architecture(size=(64, 64), ngf=2, hidden=4, z_dim=8, latent="noise", norm="instance")
     generator = Generator(architecture, labels.semantic_channels)
     initialize(generator, seed=0)
-    save_weights(path, Card(name="small", architecture=architecture, labels=labels), effective_state(generator), None)
+    save_weights(path, Card(name="small", architecture=architecture, labels=labels), folded_state_dict(generator), None)
     return path
 
 

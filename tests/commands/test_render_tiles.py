@@ -13,7 +13,7 @@ from spadecli.core.errors import UserError
 from spadecli.data.edges import instance_edges
 from spadecli.model.generator import Generator
 from spadecli.model.semantic import SemanticMap
-from spadecli.weights.file import effective_state, save_weights
+from spadecli.weights.file import folded_state_dict, save_weights
 
 
 def weights(path, **architecture):
@@ -27,7 +27,7 @@ def weights(path, **architecture):
     large = (t.repeat_interleave(8, 1).repeat_interleave(8, 2) for t in (channels, edges))
     with torch.no_grad():  # batch-norm statistics as they are met: without, images are black and white
         generator(SemanticMap(*large, 3), torch.randn(2, 4) if card.architecture.uses_z else None)
-    save_weights(path, card, effective_state(generator.eval()), None)
+    save_weights(path, card, folded_state_dict(generator.eval()), None)
     return path
 
 

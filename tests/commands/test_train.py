@@ -74,7 +74,7 @@ def test_ctrl_c_saves_and_exits_130_and_the_bare_command_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert "goes on" in stderr
+    assert "resumes" in stderr
     second = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr
     assert "finished: step 150 of 150" in second.stdout
@@ -139,7 +139,7 @@ def test_an_update_with_a_broken_gradient_is_left_out(tmp_path):
     trainer.step(batch, 1.0)
     handle.remove()
     assert all(torch.equal(p, before[n]) for n, p in trainer.discriminator.named_parameters())
-    assert trainer.take_terms(1)["skipped"] == 1
+    assert trainer.pop_losses(1)["skipped"] == 1
 
 
 def test_a_run_that_dies_before_its_first_checkpoint_keeps_its_init(tmp_path, monkeypatch):
@@ -213,16 +213,20 @@ def test_a_run_on_cuda_ends_resumes_and_follows_the_cpu(tmp_path, precision):
 
 
 def test_tensorboard_gets_every_term(tmp_path, monkeypatch):
-    seen = []
+    seen, step_of_the_last_row = [], 6
 
     class Board:
         def add_scalar(self, name, value, step):
             seen.append((name, step))
 
+        def close(self):
+            seen.append(("closed", step_of_the_last_row))
+
     monkeypatch.setattr("spadecli.commands.train.command.check_tensorboard", lambda: None)
     monkeypatch.setattr("spadecli.training.run._tensorboard", lambda folder: Board())
     train(options(make_recipe(tmp_path), tmp_path / "runs", tensorboard=True))
     assert {("g_hinge", 2), ("kl", 4), ("d_real", 6)} <= set(seen)
+    assert seen[-1] == ("closed", 6)
 
 
 def test_sheets_show_no_held_out_pair(tmp_path):

@@ -5,24 +5,24 @@ import json
 import pytest
 
 from spadecli.core.errors import UserError
-from spadecli.core.ranks import World, check_split, leave_message
+from spadecli.core.ranks import Ranks, check_split, leave_message
 
 VARIABLES = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 
 
 def test_the_environment_of_torchrun_is_read():
     more = {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": "1"}
-    assert World.from_environment({**VARIABLES, **more}) == World(3, 4, 1, 2, launched=True, restarts=1)
-    assert World.from_environment({"WORLD_SIZE": "4", "RANK": "3"}) == World()
+    assert Ranks.from_environment({**VARIABLES, **more}) == Ranks(3, 4, 1, 2, launched=True, restarts=1)
+    assert Ranks.from_environment({"WORLD_SIZE": "4", "RANK": "3"}) == Ranks()
     with pytest.raises(UserError, match="RANK=three"):
-        World.from_environment({**VARIABLES, "RANK": "three"})
+        Ranks.from_environment({**VARIABLES, "RANK": "three"})
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_a_micro_batch_holds_the_same_samples_for_any_number_of_processes(size, accumulate):
     items = list(range(16))
-    shares = [World(rank, size).share(items, accumulate) for rank in range(size)]
+    shares = [Ranks(rank, size).share(items, accumulate) for rank in range(size)]
     part = 16 // (size * accumulate)
     for micro in range(accumulate):
         pieces = [share[micro * part : (micro + 1) * part] for share in shares]

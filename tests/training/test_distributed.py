@@ -8,18 +8,18 @@ import torch.distributed as dist
 from together import succeed, together
 
 from spadecli.core.errors import UserError
-from spadecli.core.ranks import World
+from spadecli.core.ranks import Ranks
 from spadecli.training.distributed import Processes, join
 
 pytestmark = pytest.mark.dist
 
 
 def meet_and(die: bool) -> None:
-    with join(World.from_environment()) as processes:
+    with join(Ranks.from_environment()) as processes:
         assert not processes.any(False)
         if die:
             os._exit(9)
-        assert processes.any(processes.world.rank == 1)
+        assert processes.any(processes.ranks.rank == 1)
 
 
 def test_processes_started_anew_meet_although_the_store_is_old(tmp_path, monkeypatch):
@@ -32,22 +32,22 @@ def test_processes_started_anew_meet_although_the_store_is_old(tmp_path, monkeyp
 
 
 def pass_on() -> None:
-    world = World.from_environment()
-    with join(world) as processes:
+    ranks = Ranks.from_environment()
+    with join(ranks) as processes:
         tree = {"a": [torch.arange(3), 1.5], "b": ({"c": torch.ones(2, 2, dtype=torch.float64)}, None)}
-        found = processes.spread(tree if world.is_first else None)
+        found = processes.broadcast_state(tree if ranks.is_main else None)
         assert torch.equal(found["a"][0], torch.arange(3))
         assert found["a"][1] == 1.5
         assert found["b"][0]["c"].dtype == torch.float64
         assert found["b"][1] is None
-        assert processes.mean(torch.tensor([float(world.rank)])).item() == 0.5
-        assert processes.first(lambda: world.rank) == 0
-        assert processes.only_first(lambda: 7) == (7 if world.is_first else None)
+        assert processes.mean(torch.tensor([float(ranks.rank)])).item() == 0.5
+        assert processes.on_main_broadcast(lambda: ranks.rank) == 0
+        assert processes.on_main(lambda: 7) == (7 if ranks.is_main else None)
         with pytest.raises(UserError, match="wrong here") as e:
-            processes.first(fail, "wrong here")
+            processes.on_main_broadcast(fail, "wrong here")
         assert e.value.common
         with pytest.raises(UserError, match=r"process 1 on .*: wrong there"):
-            processes.everywhere(fail, "wrong there" if world.rank == 1 else "")
+            processes.on_all(fail, "wrong there" if ranks.rank == 1 else "")
 
 
 def fail(text: str) -> None:
@@ -61,8 +61,8 @@ def test_what_process_0_has_or_decides_reaches_all(tmp_path):
 
 def test_a_process_alone_calls_plainly():
     alone = Processes()
-    assert alone.first(lambda: 3) == alone.everywhere(lambda: 3) == alone.spread(3) == 3
+    assert alone.on_main_broadcast(lambda: 3) == alone.on_all(lambda: 3) == alone.broadcast_state(3) == 3
     assert alone.any(True)
     with pytest.raises(UserError) as e:
-        alone.first(fail, "as it is")
+        alone.on_main_broadcast(fail, "as it is")
     assert not e.value.common

@@ -17,7 +17,7 @@ from spadecli.model.discriminator import Discriminator
 from spadecli.model.init import initialize
 from spadecli.model.semantic import SemanticMap
 from spadecli.training.ema import averaged_networks
-from spadecli.training.init_from import open_start
+from spadecli.training.init_from import open_init
 from spadecli.training.plan import plan_training
 from spadecli.training.setup import new_trainer
 from spadecli.weights.file import load_weights
@@ -77,7 +77,7 @@ def same_discriminators(a: Discriminator, b: Discriminator, maps: tuple[Semantic
 def test_a_run_gives_its_discriminator_too(tmp_path):
     first = train(options(make_recipe(tmp_path), tmp_path / "runs"))
     recipe = recipe_of(tmp_path, OTHER)
-    start = open_start(first.run_dir, recipe)
+    start = open_init(first.run_dir, recipe)
     trainer = new_trainer(recipe, CPU, start)
     saved = torch.load(first.run_dir / "state.pt", weights_only=True)["trainer"]["networks"]["discriminator"]
     old = Discriminator(3, 2)
@@ -98,9 +98,9 @@ def test_a_run_gives_its_discriminator_too(tmp_path):
         "carried under another name: 1 (wall -> Wall)",
     ]
     with pytest.raises(UserError, match="not the folder of a run"):
-        open_start(tmp_path, recipe)
+        open_init(tmp_path, recipe)
     with pytest.raises(UserError) as e:
-        open_start(first.run_dir / "state.pt", recipe)
+        open_init(first.run_dir / "state.pt", recipe)
     assert str(first.run_dir) in e.value.hint
 
 
@@ -136,7 +136,7 @@ def test_every_difference_that_cannot_be_bridged_is_in_one_error(tmp_path):
     first = train(options(make_recipe(tmp_path), tmp_path / "runs"))
     recipe = recipe_of(tmp_path, "model.ngf=4", "model.hidden=8", "model.latent=map", "discriminator.ndf=3")
     with pytest.raises(UserError) as e:
-        open_start(first.run_dir, recipe)
+        open_init(first.run_dir, recipe)
     assert e.value.problems == (
         "model.ngf: 2 -> 4",
         "model.hidden: 4 -> 8",
@@ -148,7 +148,7 @@ def test_every_difference_that_cannot_be_bridged_is_in_one_error(tmp_path):
 def test_with_and_without_an_encoder_are_the_same_generator(tmp_path):
     first = train(options(make_recipe(tmp_path, "noise"), tmp_path / "runs"))
     recipe = recipe_of(tmp_path)
-    start = open_start(first.weights, recipe)
+    start = open_init(first.weights, recipe)
     assert start.lines(recipe)[0].endswith("generator (fresh: encoder, discriminator)")
     assert new_trainer(recipe, CPU, start).encoder is not None
 
@@ -172,7 +172,7 @@ def coco_recipe(tmp_path: Path, *overrides: str, classes: list[str] | None = Non
 def test_nvlabs_files_start_a_training(tmp_path, coco):
     path, discriminator = coco
     recipe = coco_recipe(tmp_path)
-    start = open_start(path, recipe)
+    start = open_init(path, recipe)
     assert start.lines(recipe) == [f"starting from {path}: generator, discriminator", "classes: all carried"]
     trainer = new_trainer(recipe, CPU, start)
     weights = convert(ConvertOptions(path, tmp_path / "c.safetensors", **COCO)).path
@@ -196,10 +196,10 @@ def test_nvlabs_files_start_a_training_on_other_classes(tmp_path, coco):
     )
     recipe = coco_recipe(tmp_path, classes=["class 7", "new", "unknown", "class 3"])
     with pytest.raises(UserError) as e:
-        open_start(path, recipe)
+        open_init(path, recipe)
     assert "42 channels" in e.value.message
     assert "--init-labels" in e.value.hint
-    start = open_start(path, recipe, str(tmp_path / "source.toml"))
+    start = open_init(path, recipe, str(tmp_path / "source.toml"))
     assert start.lines(recipe)[1:3] == ["classes carried: 3 (class 7, unknown, class 3)", "classes new: 1 (new)"]
     trainer = new_trainer(recipe, CPU, start)
     picked = torch.randint(3, (1, 64, 64), generator=torch.Generator().manual_seed(2))
@@ -207,7 +207,7 @@ def test_nvlabs_files_start_a_training_on_other_classes(tmp_path, coco):
     maps = SemanticMap(old, picked % 2, 41), SemanticMap(new, picked % 2, 4)
     same_discriminators(discriminator, trainer.discriminator, maps)
     with pytest.raises(UserError, match="3 channels"):
-        open_start(path, recipe, str(make_recipe(tmp_path)))
+        open_init(path, recipe, str(make_recipe(tmp_path)))
 
 
 def test_nvlabs_encoder_and_crop_size_are_found(tmp_path):
@@ -215,7 +215,7 @@ def test_nvlabs_encoder_and_crop_size_are_found(tmp_path):
     classes = [f"class {i}" for i in range(13)]
     own = (f"labels.classes={classes}".replace("'", '"'), "model.ngf=2", "model.hidden=128", "model.z_dim=256")
     recipe = recipe_of(tmp_path, *own)  # 32x32, the checkpoint's crop is 64
-    start = open_start(path, recipe)
+    start = open_init(path, recipe)
     assert start.architecture.size == (64, 64)
     assert start.lines(recipe)[0].endswith(": generator, encoder (fresh: discriminator)")
     trainer = new_trainer(recipe, CPU, start)
@@ -235,7 +235,7 @@ def test_wrong_discriminators_are_named(tmp_path, coco, change):
         state["extra"] = torch.zeros(1)
     torch.save({"x": Path} if change == "code" else state, file)
     with pytest.raises(UserError) as e:
-        open_start(path, coco_recipe(tmp_path))
+        open_init(path, coco_recipe(tmp_path))
     assert "20_net_D.pth" in e.value.message
     expected = {
         "missing": "discriminator_1.model2.0.0.weight_u: missing",
@@ -248,7 +248,7 @@ def test_wrong_discriminators_are_named(tmp_path, coco, change):
 
 def test_a_discriminator_s_file_is_refused_in_place_of_the_generator_s(tmp_path, coco):
     with pytest.raises(UserError, match="not a SPADE generator") as e:
-        open_start(coco[0].with_name("20_net_D.pth"), coco_recipe(tmp_path))
+        open_init(coco[0].with_name("20_net_D.pth"), coco_recipe(tmp_path))
     assert "NAME_net_G.pth" in e.value.hint
 
 
@@ -264,10 +264,10 @@ def test_weights_that_saw_the_validation_pairs_are_told_of(tmp_path):
     recipe = recipe_of(tmp_path, "data.source=S")
     first = train(options(make_recipe(tmp_path), tmp_path / "runs", "data.source=S"))
     watched = recipe_of(tmp_path, "data.source=S", "validation.every=2", "validation.pairs=2")
-    assert open_start(first.weights, watched).may_know(watched)
+    assert open_init(first.weights, watched).may_know(watched)
     clean = train(
         options(make_recipe(tmp_path), tmp_path / "w", "data.source=S", "validation.every=3", "validation.pairs=2")
     )
-    assert not open_start(clean.weights, watched).may_know(watched)
-    assert not open_start(first.weights, recipe_of(tmp_path)).may_know(recipe_of(tmp_path))
+    assert not open_init(clean.weights, watched).may_know(watched)
+    assert not open_init(first.weights, recipe_of(tmp_path)).may_know(recipe_of(tmp_path))
     assert recipe.data.source == "S"

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tiny_training import make_recipe
 
+from spadecli.compute.devices import device_of_rank
 from spadecli.core.errors import BackendUnavailable, UserError
-from spadecli.core.ranks import World
+from spadecli.core.ranks import Ranks
 from spadecli.core.recipe import load_recipe
-from spadecli.training.memory import describe_batch, memory_advice, out_of_memory, process_device
-from spadecli.training.plan import estimate_memory
+from spadecli.training.memory import estimate_memory, memory_advice, out_of_memory
+from spadecli.training.setup import describe_batch
 
 
 def recipe_of(folder, *overrides):
@@ -25,10 +26,10 @@ def test_memory_is_that_of_what_a_process_takes_at_a_time(tmp_path):
 
 
 def test_the_advice_fits_into_the_memory(tmp_path):
-    recipe, world = recipe_of(tmp_path, "train.batch=32"), World(0, 2)
+    recipe, ranks = recipe_of(tmp_path, "train.batch=32"), Ranks(0, 2)
     needed = estimate_memory(recipe, 2)
     room = needed.fixed + needed.activations // 3
-    error = out_of_memory(recipe, world, room)
+    error = out_of_memory(recipe, ranks, room)
     assert "train.batch = 32 (2 processes x 16), size 64x64, fp32: 16 at a time" in error.message
     parts = int(re.search(r"train\.accumulate=(\d+)", error.hint)[1])
     batch = int(re.search(r"train\.batch=(\d+)", error.hint)[1])
@@ -36,34 +37,34 @@ def test_the_advice_fits_into_the_memory(tmp_path):
     for change in (f"train.accumulate={parts}", f"train.batch={batch}"):
         assert estimate_memory(recipe_of(tmp_path, "train.batch=32", change), 2).total < room
     assert parts == 4
-    alone = out_of_memory(recipe_of(tmp_path, "train.batch=1", "train.precision=bf16"), World(), None)
+    alone = out_of_memory(recipe_of(tmp_path, "train.batch=1", "train.precision=bf16"), Ranks(), None)
     assert alone.hint == "a smaller model.size or model.ngf needs less"
 
 
 def test_running_out_of_memory_is_no_bug(tmp_path):
     recipe = recipe_of(tmp_path, "train.batch=8")
-    with pytest.raises(UserError, match="out of memory"), memory_advice(recipe, torch.device("cpu"), World()):
+    with pytest.raises(UserError, match="out of memory"), memory_advice(recipe, torch.device("cpu"), Ranks()):
         raise torch.OutOfMemoryError
-    with pytest.raises(UserError, match="8 at a time"), memory_advice(recipe, torch.device("cpu"), World()):
+    with pytest.raises(UserError, match="8 at a time"), memory_advice(recipe, torch.device("cpu"), Ranks()):
         torch.empty(1 << 58)
-    with pytest.raises(RuntimeError, match="something else"), memory_advice(recipe, torch.device("cpu"), World()):
+    with pytest.raises(RuntimeError, match="something else"), memory_advice(recipe, torch.device("cpu"), Ranks()):
         raise RuntimeError("something else")
 
 
 def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
-    monkeypatch.setattr("spadecli.training.memory.pick_device", torch.device)
+    monkeypatch.setattr("spadecli.compute.devices.pick_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert process_device("cuda", World(3, 4, 1, 2)) == torch.device("cuda", 1)
-    assert process_device("cuda", World()) == torch.device("cuda")
-    assert process_device("cpu", World(3, 4, 3, 4)) == torch.device("cpu")
+    assert device_of_rank("cuda", Ranks(3, 4, 1, 2)) == torch.device("cuda", 1)
+    assert device_of_rank("cuda", Ranks()) == torch.device("cuda")
+    assert device_of_rank("cpu", Ranks(3, 4, 3, 4)) == torch.device("cpu")
     with pytest.raises(BackendUnavailable, match="4 processes on this machine, which has 2 GPUs"):
-        process_device("cuda", World(0, 4, 0, 4))
+        device_of_rank("cuda", Ranks(0, 4, 0, 4))
     with pytest.raises(UserError, match="cannot share a GPU"):
-        process_device("cuda:1", World(0, 2, 0, 2))
+        device_of_rank("cuda:1", Ranks(0, 2, 0, 2))
 
 
 def test_how_a_batch_is_split_is_said(tmp_path):
     recipe = recipe_of(tmp_path, "train.batch=16", "train.accumulate=2")
-    assert describe_batch(recipe, World()) == "16 (2 micro-batches x 8)"
-    assert describe_batch(recipe, World(0, 4)) == "16 (4 processes x 2 micro-batches x 2)"
-    assert describe_batch(recipe_of(tmp_path), World()) == "2"
+    assert describe_batch(recipe, Ranks()) == "16 (2 micro-batches x 8)"
+    assert describe_batch(recipe, Ranks(0, 4)) == "16 (4 processes x 2 micro-batches x 2)"
+    assert describe_batch(recipe_of(tmp_path), Ranks()) == "2"

@@ -13,9 +13,9 @@ from together import succeed, together
 from torch import Tensor
 
 from spadecli.commands.train.command import TrainOptions, train
-from spadecli.core.ranks import World
+from spadecli.core.ranks import Ranks
 from spadecli.training.distributed import join
-from spadecli.training.run import TrainLoop
+from spadecli.training.run import TrainingRun
 from spadecli.training.step import Trainer
 
 pytestmark = pytest.mark.dist
@@ -55,11 +55,11 @@ def tensors_of_every_layout() -> dict[str, Tensor]:
 
 
 def spread() -> None:
-    world = World.from_environment()
+    ranks = Ranks.from_environment()
     expected = tensors_of_every_layout()
     tree = {"all": [expected, (expected["channels last"], None)]}
-    with join(world) as processes:
-        found = processes.spread(tree if world.is_first else None)
+    with join(ranks) as processes:
+        found = processes.broadcast_state(tree if ranks.is_main else None)
     assert torch.equal(found["all"][1][0], expected["channels last"])
     assert found["all"][0].keys() == expected.keys()
     for name, value in found["all"][0].items():
@@ -67,7 +67,7 @@ def spread() -> None:
         assert torch.equal(value, expected[name]), name
         if name not in ("expanded", "with gaps", "overlapping"):
             assert value.stride() == expected[name].stride(), name
-        assert world.is_first or not value.requires_grad
+        assert ranks.is_main or not value.requires_grad
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -78,13 +78,13 @@ def test_tensors_of_every_layout_arrive_as_they_are(tmp_path, size):
 def train_and_tell(what: TrainOptions, states: Path) -> None:
     """Train, and write what this process has in the end: its state, and the layout of parameters and moments."""
     trainers: list[Trainer] = []
-    run = TrainLoop.run
+    run = TrainingRun.run
 
     def watched(self, *args):
         trainers.append(self.trainer)
         return run(self, *args)
 
-    TrainLoop.run, TrainLoop._draw = watched, lambda *args: None  # no sheets
+    TrainingRun.run, TrainingRun._draw = watched, lambda *args: None  # no sheets
     train(what)
     (trainer,) = trainers
     layouts = [

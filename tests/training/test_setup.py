@@ -17,7 +17,7 @@ from spadecli.core.recipe import find_recipe, load_recipe
 from spadecli.data.dataset import TrainingSet
 from spadecli.data.packed import create_packed
 from spadecli.data.statistics import ClassCounter, code_counts
-from spadecli.training.setup import unseen_classes
+from spadecli.data.training_pairs import unseen_classes
 from spadecli.weights.file import read_card
 
 

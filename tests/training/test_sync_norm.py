@@ -5,7 +5,7 @@ import torch
 from together import succeed
 from torch import nn
 
-from spadecli.core.ranks import World
+from spadecli.core.ranks import Ranks
 from spadecli.training.distributed import join
 from spadecli.training.sync_norm import SyncBatchNorm2d, synchronize_norms
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.dist
 
 def compare(sizes: list[int], affine: bool, dtype: torch.dtype, channels_last: bool, tolerance: float) -> None:
     """This process's part through the synchronized norm, the whole batch through torch's own."""
-    world = World.from_environment()
+    ranks = Ranks.from_environment()
     generator = torch.Generator().manual_seed(3)
     torch.manual_seed(0)
     whole = nn.BatchNorm2d(5, affine=affine)
@@ -22,9 +22,9 @@ def compare(sizes: list[int], affine: bool, dtype: torch.dtype, channels_last: b
     network.load_state_dict({f"0.{k}": v for k, v in whole.state_dict().items()})
     if dtype == torch.float64:
         whole, network = whole.double(), network.double()
-    first = sum(sizes[: world.rank])
-    part = slice(first, first + sizes[world.rank])
-    with join(world) as processes:
+    first = sum(sizes[: ranks.rank])
+    part = slice(first, first + sizes[ranks.rank])
+    with join(ranks) as processes:
         synchronize_norms(network, processes.group)
         assert type(network[0]) is SyncBatchNorm2d
         assert network.state_dict().keys() == {f"0.{k}" for k in whole.state_dict()}
@@ -45,7 +45,7 @@ def compare(sizes: list[int], affine: bool, dtype: torch.dtype, channels_last: b
             for name, value in whole.state_dict().items():
                 torch.testing.assert_close(network.state_dict()[f"0.{name}"], value, rtol=min(tolerance, 1e-5), atol=0)
             for p, q in zip(network.parameters(), whole.parameters(), strict=True):
-                summed = processes.mean(p.grad) * world.size
+                summed = processes.mean(p.grad) * ranks.size
                 torch.testing.assert_close(summed, q.grad, **close)
         torch.testing.assert_close(network.eval()(mine), whole.eval()(full)[part], rtol=1e-2, atol=1e-2)
 

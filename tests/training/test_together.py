@@ -16,7 +16,7 @@ from together import succeed, together
 from spadecli.cli.app import main
 from spadecli.commands.train.command import train
 from spadecli.core.errors import UserError
-from spadecli.training.run import TrainLoop
+from spadecli.training.run import TrainingRun
 from spadecli.training.step import Trainer
 
 pytestmark = pytest.mark.dist
@@ -198,7 +198,7 @@ def fail_to_save(what) -> None:
     def full(*args):
         raise UserError("state.pt: the disk is full")
 
-    TrainLoop._save = full
+    TrainingRun._save = full
     train(what)
 
 
@@ -273,7 +273,7 @@ def test_torchrun_starts_a_killed_run_anew_and_it_goes_on(tmp_path):
     process = torchrun(tmp_path, "os.kill(os.getpid(), 9)", "--max-restarts", "1")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert "going on at step 2 of 8" in err
+    assert "resuming at step 2 of 8" in err
     assert "finished: step 8 of 8" in out
 
 
@@ -296,4 +296,4 @@ def test_ctrl_c_on_torchrun_saves_once(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=200)
-    assert err.count("all of it saved; spade train goes on") == 1, err
+    assert err.count("everything is saved, spade train resumes") == 1, err

@@ -10,7 +10,7 @@ from spadecli.model.discriminator import Discriminator
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
 from spadecli.model.semantic import SemanticMap
-from spadecli.weights.remap import carry, differences, discriminator_places, generator_places, match_classes
+from spadecli.weights.remap import differences, discriminator_places, generator_places, match_classes, remap_classes
 
 OLD = LabelSpace(name="old", classes=("wall", "window", "door", "unlabeled"), unknown="unlabeled", instances=True)
 SPACES = {
@@ -66,7 +66,9 @@ def test_the_generator_s_function_stays_on_carried_classes(space, latent):
     before = varied(Generator(arch, OLD.semantic_channels, spectral=False), 1)
     after = fresh(Generator(arch, new.semantic_channels, spectral=False))
     channels = OLD.semantic_channels, new.semantic_channels
-    state = carry(before.state_dict(), after.state_dict(), generator_places(after), channels, match_classes(OLD, new))
+    state = remap_classes(
+        before.state_dict(), after.state_dict(), generator_places(after), channels, match_classes(OLD, new)
+    )
     after.load_state_dict(state)
     z = torch.randn(2, 4, generator=torch.Generator().manual_seed(5))
     old_map, new_map = semantic_pair(new)
@@ -81,7 +83,7 @@ def test_the_discriminator_s_function_stays_on_carried_classes(space):
     new = SPACES[space]
     before, after = varied(Discriminator(OLD.semantic_channels, 4), 2), fresh(Discriminator(new.semantic_channels, 4))
     channels = OLD.semantic_channels, new.semantic_channels
-    state = carry(
+    state = remap_classes(
         before.state_dict(), after.state_dict(), discriminator_places(after), channels, match_classes(OLD, new)
     )
     after.load_state_dict(state)
@@ -103,7 +105,7 @@ def test_new_classes_start_as_training_starts_them():
     after = fresh(Generator(arch_of("map"), new.semantic_channels, spectral=False))
     channels = OLD.semantic_channels, new.semantic_channels
     places = generator_places(after)
-    state = carry(before.state_dict(), after.state_dict(), places, channels, match_classes(OLD, new))
+    state = remap_classes(before.state_dict(), after.state_dict(), places, channels, match_classes(OLD, new))
     for name in places:
         for tree_or_sky in (0, 3):
             assert torch.equal(state[name][:, tree_or_sky], after.state_dict()[name][:, tree_or_sky])
@@ -119,7 +121,9 @@ def test_concatenated_maps_are_carried_too():
     before = varied(Generator(arch, OLD.semantic_channels, spectral=False), 1)
     after = fresh(Generator(arch, new.semantic_channels, spectral=False))
     channels = OLD.semantic_channels, new.semantic_channels
-    state = carry(before.state_dict(), after.state_dict(), generator_places(after), channels, match_classes(OLD, new))
+    state = remap_classes(
+        before.state_dict(), after.state_dict(), generator_places(after), channels, match_classes(OLD, new)
+    )
     after.load_state_dict(state)
     old_map, new_map = semantic_pair(new)
     z = torch.randn(2, 4, generator=torch.Generator().manual_seed(5))

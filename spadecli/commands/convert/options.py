@@ -12,9 +12,9 @@ from ...backends.verify import Verification
 from ...core.architecture import Upsampling
 from ...core.sizes import Size
 from ...weights.card import Card
+from ...weights.published import Preset
 
 Kind = Literal["safetensors", "onnx", "tensorrt", "tensorrt-rtx"]
-Preset = Literal["coco", "ade20k", "cityscapes", "facades"]
 
 
 @dataclass(frozen=True)

@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.architecture import Upsampling
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace, auto_color
-from ...core.recipe import find_recipe, load_recipe
 from ...core.report import Report
 from ...store.h5 import file_sha256
 from ...weights.card import Card
-from ...weights.file import effective_state, load_weights, save_weights
+from ...weights.file import folded_state_dict, load_weights, save_weights
 from ...weights.nvlabs import NVlabsOptions, import_generator
-from .options import ConvertOptions, ConvertResult, Preset
-
-
-@dataclass(frozen=True)
-class _Published:
-    num_classes: int
-    dont_care: bool
-    instance: bool
-    crop_size: int = 256
-    aspect: float = 1.0
-    upsampling: Upsampling = "normal"
-    norm: str = "spectralspadesyncbatch3x3"
-    recipe: str = ""
-
-
-# the published models' options: channels 184, 151, 36 and 13 (specification of the reference implementation);
-# names and colours come from the recipe
-PRESETS: dict[Preset, _Published] = {
-    "coco": _Published(182, dont_care=True, instance=True, recipe="coco-stuff"),
-    "ade20k": _Published(150, dont_care=True, instance=False, recipe="ade20k"),
-    "cityscapes": _Published(
-        35, dont_care=False, instance=True, crop_size=512, aspect=2.0, upsampling="more", recipe="cityscapes"
-    ),
-    "facades": _Published(13, dont_care=False, instance=False),
-}
+from ...weights.published import PRESETS, Published, published_labels
+from .options import ConvertOptions, ConvertResult
 
 
 def to_safetensors(options: ConvertOptions, output: Path, report: Report) -> ConvertResult:
@@ -64,7 +38,7 @@ def to_safetensors(options: ConvertOptions, output: Path, report: Report) -> Con
             parent=_origin(options.source),
         )
     card = card.model_copy(update={"metrics": {**card.metrics, **_metrics(options.metrics)}})
-    states = effective_state(generator), effective_state(encoder) if encoder is not None else None
+    states = folded_state_dict(generator), folded_state_dict(encoder) if encoder is not None else None
     if not options.dry_run:
         save_weights(output, card, *states, dtype="fp16" if options.half else "fp32")
     modules = [generator] if encoder is None else [generator, encoder]
@@ -80,7 +54,7 @@ def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
                 f"{options.source}: the number of classes is not told by the file",
                 hint=f"--preset {'|'.join(PRESETS)}, or --num-classes N with --dont-care and --no-instance as trained",
             )
-        base = _Published(options.num_classes, dont_care=False, instance=True)
+        base = Published(options.num_classes, dont_care=False, instance=True)
 
     def chosen(name: str) -> object:
         value = getattr(options, name)
@@ -100,20 +74,6 @@ def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
         upsampling=options.upsampling or base.upsampling,
         norm=options.norm or base.norm,
     )
-
-
-def published_labels(published: _Published) -> LabelSpace:
-    """The recipe's label space, with every file value that the published code takes."""
-    labels = load_recipe(find_recipe(published.recipe)).recipe.labels
-    if not published.dont_care:
-        return labels
-    # there 255 becomes the channel after num_classes: COCO-Stuff's unlabeled, but ADE20K's last class (its files
-    # have 0 for unknown, and no 255)
-    channel = published.num_classes
-    last = labels.classes[channel]
-    values = tuple(dict.fromkeys((*last.values, 255)))
-    classes = (*labels.classes[:channel], last.model_copy(update={"values": values}), *labels.classes[channel + 1 :])
-    return labels.model_copy(update={"classes": classes})
 
 
 def _label_space(name: str, num_classes: int, *, dont_care: bool, instances: bool) -> LabelSpace:

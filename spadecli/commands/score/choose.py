@@ -10,7 +10,8 @@ from ...core.labelspace import LabelSpace
 from ...core.recipe import shipped_dir
 from ...core.report import Report
 from ...data.folder import Item
-from ...metrics.extractors import FeatureNetwork, SegmenterFeatures, open_extractor
+from ...metrics.extractors import FeatureNetwork, open_extractor
+from ...segmenter.features import SegmenterFeatures
 from ...segmenter.protocol import Segmenter, match_channels
 from ...segmenter.registry import open_segmenter
 from ...store import h5

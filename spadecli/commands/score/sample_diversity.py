@@ -105,9 +105,9 @@ def measure(plan: DiversityPlan, device: str, report: Report) -> Diversity:
 
     Raises UserError that lists every mask whose samples cannot be read or differ in size.
     """
-    from ...metrics.extractors import torch_device
+    from ...compute.devices import pick_device
 
-    target: Any = torch_device(device)
+    target: Any = pick_device(device)
     network = plan.network.to(target)
     values, problems = [], []
     with report.progress("diversity", len(plan.groups)) as task:

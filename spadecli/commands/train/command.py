@@ -9,27 +9,29 @@ from pathlib import Path
 
 import torch
 
+from ...compute.devices import device_of_rank
 from ...core.errors import UserError
-from ...core.ranks import World, check_split
+from ...core.ranks import Ranks, check_split
 from ...core.recipe import Recipe
 from ...core.report import Muted, Report, Silent
 from ...data.dataset import TrainingSet
+from ...data.training_pairs import open_data, unseen_classes
 from ...store.run_folder import RunFolder, RunRecord
+from ...training.checkpoint import load_state, save_state
 from ...training.distributed import Processes, join
-from ...training.export import DEFAULT_BATCHES, Export, Recalibration
-from ...training.init_from import Start, open_start
-from ...training.memory import describe_batch, fetch_perceptual, process_device
-from ...training.run import TrainLoop, load_state, run_card, save_state, seconds_per_step
+from ...training.export import DEFAULT_BATCHES, Recalibration, WeightsExporter
+from ...training.init_from import InitWeights, open_init
+from ...training.run import TrainingRun, run_card, seconds_per_step
 from ...training.setup import (
     TrainOptions,
     check_tensorboard,
     count_parameters,
+    describe_batch,
+    fetch_perceptual,
     new_trainer,
-    open_data,
     resolve_recipe,
     run_folder,
     run_record,
-    unseen_classes,
 )
 from ...training.step import Trainer
 from ...training.validate import Validator
@@ -42,8 +44,8 @@ __all__ = ["TrainOptions", "TrainResult", "train"]
 class TrainResult:
     """Where a run stands. ``weights`` exist once the first checkpoint is written.
 
-    best: weights of the lowest validation distance, None where none was measured. recalibration: what measuring the
-    batch-norm statistics anew changed, where it was asked for and the run is finished.
+    best: weights of the lowest validation distance, None if none was measured. recalibration: what measuring the
+    batch-norm statistics again changed; None unless it was requested and the run is finished.
     """
 
     run_dir: Path
@@ -62,141 +64,152 @@ class TrainResult:
 
 
 def train(options: TrainOptions, report: Report | None = None) -> TrainResult:
-    """Train, or go on training. Raises UserError for wrong recipes, missing data, or another run in the run folder.
+    """Train, or resume a run. Raises UserError for wrong recipes, missing data, or another run in the run folder.
 
     Started by torchrun in several processes, each of them calls this and gets the same result or error.
     Ctrl-C and SIGTERM save first, then raise KeyboardInterrupt.
     """
-    world = World.from_environment()
-    with join(world) as processes:
-        return _train(options, (report or Silent()) if world.is_first else Muted(), processes)
+    ranks = Ranks.from_environment()
+    with join(ranks) as processes:
+        return _train(options, (report or Silent()) if ranks.is_main else Muted(), processes)
 
 
 def _train(options: TrainOptions, report: Report, processes: Processes) -> TrainResult:
-    """What every process of a run does; process 0 alone reads the recipe and writes the run folder."""
-    first, everywhere = processes.first, processes.everywhere
-    resolved = first(resolve_recipe, options, report)
+    """What every process of a run does; the main one alone reads the recipe and writes the run folder."""
+    on_main, on_main_broadcast, on_all = processes.on_main, processes.on_main_broadcast, processes.on_all
+
+    # What to train, on which device.
+    resolved = on_main_broadcast(resolve_recipe, options, report)
     recipe = resolved.recipe
-    first(check_split, recipe.train.batch, recipe.train.accumulate, processes.world.size)
-    device = everywhere(process_device, options.device, processes.world)
-    processes.use(device)
+    on_main_broadcast(check_split, recipe.train.batch, recipe.train.accumulate, processes.ranks.size)
+    device = processes.use(on_all(device_of_rank, options.device, processes.ranks))
     if options.tensorboard:
-        first(check_tensorboard)
-    dataset, indices = everywhere(open_data, resolved)
-    processes.agree(
-        f"{recipe.data.packed}: the content", dataset.packed.sha256, "copy process 0's file to all machines"
+        on_main_broadcast(check_tensorboard)
+
+    # On which pairs.
+    dataset, indices = on_all(open_data, resolved)
+    processes.check_equal(
+        f"{recipe.data.packed}: the content", dataset.packed.sha256, "copy the main process's file to all machines"
     )
-    run = first(run_folder, options, recipe)
-    record = first(run_record, run, resolved, options, dataset.packed.sha256, len(indices))
-    parameters = count_parameters(recipe)
-    everywhere(fetch_perceptual, recipe, processes.world, report)
-    # what process 0 alone starts from and validates with is not sent around
-    start = processes.only_first(_start_of, options, recipe, run)
-    first(_say_what_is_known, recipe, dataset, indices, start, run, report)
-    batches = recipe.train.recalibrate or (DEFAULT_BATCHES if options.recalibrate else 0)
-    is_over = record.finished and not options.recalibrate
+
+    # From where, and with what beside it. What the main process alone starts from and validates with is not sent.
+    folder = on_main_broadcast(run_folder, options, recipe)
+    record = on_main_broadcast(run_record, folder, resolved, options, dataset.packed.sha256, len(indices))
+    on_all(fetch_perceptual, recipe, processes.ranks, report)
+    init = on_main(_init_of, options, recipe, folder)
+    on_main(_say_what_is_known, recipe, dataset, indices, init, folder, report)
+    recalibrated = recipe.train.recalibrate or (DEFAULT_BATCHES if options.recalibrate else 0)
+    nothing_left = record.finished and not options.recalibrate
     validator = None
-    if recipe.validation.every and not is_over:
-        validator = processes.only_first(Validator, recipe, dataset, run, device)
+    if recipe.validation.every and not nothing_left:
+        validator = on_main(Validator, recipe, dataset, folder, device)
 
     recalibration = None
     with ExitStack() as held:
-        # a killed run's loaders hold its lock for some seconds more, and torchrun is quicker than that
-        first(lambda: held.enter_context(run.alone(patience=30 if processes.world.restarts else 0)))
-        if first(lambda: run.exists and run.state_path.is_file()):
-            trainer = everywhere(Trainer, recipe, device)
-            step, seconds = first(load_state, run.state_path, trainer)
+        # a killed run's loaders hold its lock for some more seconds, and torchrun restarts faster than that
+        on_main(lambda: held.enter_context(folder.alone(patience=30 if processes.ranks.restarts else 0)))
+
+        # Resume, or begin.
+        if on_main_broadcast(lambda: folder.exists and folder.state_path.is_file()):
+            trainer = on_all(Trainer, recipe, device)
+            step, seconds = on_main_broadcast(load_state, folder.state_path, trainer)
             trainer.distribute(processes)
-            first(run.drop_stats_after, step)
+            on_main(folder.drop_stats_after, step)
         else:
-            trainer, record = _begin(run, record, options, device, dataset, indices, start, report, processes)
+            trainer, record = _begin(folder, record, options, device, dataset, indices, init, report, processes)
             step, seconds = 0, 0.0
-        export = Export(trainer, dataset, indices, batches)
+
+        # Train, or write the weights of a finished run again.
+        exporter = WeightsExporter(trainer, dataset, indices, recalibrated)
         if step < record.steps:
-            verb = f"going on at step {step} of" if step else "training"
-            size = f"{record.steps} steps of {describe_batch(recipe, processes.world)}, {len(indices)} pairs"
-            report.note(f"{verb} {size}, {device.type if processes.many else device}: {run.path}")
-            loop = TrainLoop(trainer, dataset, indices, run, record, report, export, validator)
-            step, seconds = loop.run(step, seconds, options.max_minutes, options.tensorboard)
+            verb = f"resuming at step {step} of" if step else "training"
+            size = f"{record.steps} steps of {describe_batch(recipe, processes.ranks)}, {len(indices)} pairs"
+            report.note(f"{verb} {size}, {device.type if processes.many else device}: {folder.path}")
+            run = TrainingRun(
+                trainer, dataset, indices, folder, record, report, exporter, validator, options.tensorboard
+            )
+            step, seconds = run.run(step, seconds, options.max_minutes)
         elif options.recalibrate:
             card = run_card(recipe, record, step, seconds, trainer, len(indices))
-            first(export.save, run.weights_path, card, step)
-        if batches and step == record.steps and not is_over:
-            recalibration = first(export.effect, step, validator)
-    best = first(lambda: run.best_path if run.best_path.is_file() else None)
-    return TrainResult(run.path, run.weights_path, step, record.steps, parameters, seconds, best, recalibration)
+            on_main(exporter.save, folder.weights_path, card, step)
+        if recalibrated and step == record.steps and not nothing_left:
+            recalibration = on_main_broadcast(exporter.effect, step, validator)
+    best = on_main_broadcast(lambda: folder.best_path if folder.best_path.is_file() else None)
+    return TrainResult(
+        folder.path, folder.weights_path, step, record.steps, count_parameters(recipe), seconds, best, recalibration
+    )
 
 
-def _start_of(options: TrainOptions, recipe: Recipe, run: RunFolder) -> Start | None:
+def _init_of(options: TrainOptions, recipe: Recipe, folder: RunFolder) -> InitWeights | None:
     """What a run that does not exist yet starts from."""
-    return open_start(options.init, recipe, options.init_labels) if options.init and not run.exists else None
+    return open_init(options.init, recipe, options.init_labels) if options.init and not folder.exists else None
 
 
 def _say_what_is_known(
     recipe: Recipe,
     dataset: TrainingSet,
     indices: Sequence[int],
-    start: Start | None,
-    run: RunFolder,
+    init: InitWeights | None,
+    folder: RunFolder,
     report: Report,
 ) -> None:
-    """Before a run's first step: what it starts from, what its data lack, what its validation cannot tell."""
-    if run.exists:
+    """Before a run's first step: what it starts from, what its data lack, what its validation cannot measure."""
+    if folder.exists:
         return
-    for line in start.lines(recipe) if start else ():
+    for line in init.lines(recipe) if init else ():
         report.note(line)
     if text := never_seen(unseen_classes(dataset, indices)):
         report.warn(text)
     validation = recipe.validation
     if validation.every and not (validation.extractor or validation.inception):
         report.note("validation: no extractor is set, so no distance is measured and no best weights are kept")
-    if validation.every and start and start.may_know(recipe):
+    if validation.every and init and init.may_know(recipe):
         report.warn(
-            f"{start.file.name} learned from the same data, the validation pairs probably among them: "
+            f"{init.file.name} learned from the same data, the validation pairs probably among them: "
             "their distance flatters, but still compares the steps of this run"
         )
 
 
 def _begin(
-    run: RunFolder,
+    folder: RunFolder,
     record: RunRecord,
     options: TrainOptions,
     device: torch.device,
     dataset: TrainingSet,
     indices: Sequence[int],
-    start: Start | None,
+    init: InitWeights | None,
     report: Report,
     processes: Processes,
 ) -> tuple[Trainer, RunRecord]:
-    """A trainer at step 0, its state saved, so that a run goes on from what it began with whenever it dies."""
-    init = options.init
-    if record.init is not None and init is not None:  # also where a run has lost its first state
-        begun = start
-        start = processes.only_first(lambda: begun or open_start(init, record.recipe, options.init_labels))
-    processes.first(_check_begun_from, run, record, start)
+    """A trainer at step 0, its state saved, so that a run resumes from what it began with whenever it dies."""
+    path = options.init
+    if record.init is not None and path is not None:  # also for a run that has lost its first state
+        opened = init
+        init = processes.on_main(lambda: opened or open_init(path, record.recipe, options.init_labels))
+    processes.on_main(_check_begun_from, folder, record, init)
 
     def fresh() -> Trainer:
-        trainer = processes.everywhere(new_trainer, record.recipe, device, start)  # the others get process 0's
+        trainer = processes.on_all(new_trainer, record.recipe, device, init)  # the others get the main process's
         trainer.distribute(processes)
         return trainer
 
-    trainer = fresh()
     if options.fit_minutes is not None:
-        timed = seconds_per_step(trainer, dataset, indices, report)
-        pace = processes.first(lambda: timed)
+        # on a trainer that is gone before the run's own is made: two may not fit into memory
+        timed = seconds_per_step(fresh(), dataset, indices, report)
+        pace = processes.on_main_broadcast(lambda: timed)
         steps = max(1, round(60 * options.fit_minutes / pace))
         report.note(f"{pace:.3f} s a step: {steps} steps fit {options.fit_minutes:g} minutes")
         record = record.model_copy(update={"steps": steps})
-        trainer = fresh()  # the timed steps were a rehearsal
-    processes.first(save_state, run.state_path, trainer, 0, 0.0)
-    processes.first(run.write, record)
+    trainer = fresh()
+    processes.on_main(save_state, folder.state_path, trainer, 0, 0.0)
+    processes.on_main(folder.write, record)
     return trainer, record
 
 
-def _check_begun_from(run: RunFolder, record: RunRecord, start: Start | None) -> None:
-    """Refuse to begin anew, from fresh networks, what began from weights."""
-    if record.init is not None and start is None:
+def _check_begun_from(folder: RunFolder, record: RunRecord, init: InitWeights | None) -> None:
+    """Refuse to start from fresh networks again what began from weights."""
+    if record.init is not None and init is None:
         raise UserError(
-            f"{run.path}: began from {record.init.file}, and its state.pt is missing",
+            f"{folder.path}: began from {record.init.file}, and its state.pt is missing",
             hint="give the same --init again, or remove the folder",
         )

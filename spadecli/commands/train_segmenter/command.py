@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader
 
 from ...core.errors import UserError
 from ...core.report import Report, Silent, Task, count
-from ...data.dataset import Batch, StepSampler
+from ...core.signals import graceful_stop
+from ...data.dataset import Batch, StepSampler, start_worker
 from ...segmenter.card import SegmenterCard
+from ...segmenter.evaluate import make_card
 from ...segmenter.file import save_segmenter
-from ...segmenter.make_card import make_card
 from ...segmenter.plan import SegmenterPlan, TrainSegmenterOptions, load_state, new_trainer, plan_segmenter, save_state
 from ...segmenter.samples import SegmentationSet
 from ...segmenter.trainer import SegmenterTrainer
 from ...store.atomic import lock_file, remove_parts
-from ...training.run import graceful_stop, ignore_interrupt
 
 __all__ = ["TrainSegmenterOptions", "TrainSegmenterResult", "plan_segmenter", "train_segmenter"]
 
@@ -56,7 +56,7 @@ def train_segmenter(options: TrainSegmenterOptions, report: Report | None = None
         step, steps, seconds = load_state(plan, trainer)
         if not steps:
             steps = plan.steps or _steps_in(plan, options.minutes, report)
-        verb = f"going on at step {step} of" if step else "training"
+        verb = f"resuming at step {step} of" if step else "training"
         report.note(
             f"{verb} {steps} steps of {plan.batch}, {count(len(plan.fitted), 'pair')}, {trainer.device}: {plan.run_dir}"
         )
@@ -84,7 +84,7 @@ def _train(
                 save_state(plan, trainer, step, steps, seconds_before + now - started)
                 saved_at = now
             if stopped() and step < steps:
-                report.note(f"interrupted at step {step} of {steps}, all of it saved; the same line goes on")
+                report.note(f"interrupted at step {step} of {steps}, everything is saved, the same command resumes")
                 raise KeyboardInterrupt
     return seconds_before + time.monotonic() - started
 
@@ -127,7 +127,7 @@ def _loader(samples: SegmentationSet, sampler: StepSampler, workers: int) -> Ite
             batch_sampler=sampler,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=ignore_interrupt if workers else None,
+            worker_init_fn=start_worker if workers else None,
         )
     finally:
         samples.packed.close()

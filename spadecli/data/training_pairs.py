@@ -1,0 +1,76 @@
+"""The packed pairs of a recipe: opened, checked against it, and divided into what is trained on and what is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import UserError
+from ..core.recipe import Recipe, Resolved, shipped_recipes
+from .dataset import TrainingSet
+from .split import split_pairs
+
+
+def _expected_files(recipe: Recipe) -> list[str]:
+    """What the packed file is made from, as the recipe names it."""
+    data = recipe.data
+
+    def files(what: str, folder: str, suffix: str) -> str:
+        return f"{what}: {folder or '(no folder set)'}" + (f", files ending in {suffix}" if suffix else "")
+
+    lines = [files("photos", data.photos, data.photo_suffix), files("masks", data.masks, data.mask_suffix)]
+    if recipe.labels.instances:
+        lines.append(files("instances", data.instances, data.instance_suffix))
+    if data.scenes:
+        lines.append(f"scenes: {data.scene_file}")
+    return lines
+
+
+def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
+    """The packed data and the indices to train on; raises UserError with all that is wrong with them."""
+    recipe = resolved.recipe
+    data, path = recipe.data, Path(recipe.data.packed)
+    if not path.is_file():
+        photos, masks = data.photos or "PHOTOS", data.masks or "MASKS"
+        folders = "" if data.photos and data.masks else f"{photos} {masks} "
+        origin = Path(resolved.origin)
+        name = recipe.name if origin in shipped_recipes().values() else origin
+        raise UserError(
+            f"{path}: the packed data of recipe {recipe.name!r} are missing",
+            problems=_expected_files(recipe),
+            hint=f"spade pack {folders}--recipe {name} -o {path}",
+        )
+    dataset = TrainingSet(path, recipe)
+    packed = dataset.packed
+    problems = []
+    if packed.labels != recipe.labels:
+        problems.append(f"packed with label space {packed.labels.name!r}, which is not the recipe's")
+    if tuple(packed.size) != tuple(data.load_size):
+        problems.append(f"packed at {list(packed.size)}, data.load_size is {list(data.load_size)}")
+    if recipe.labels.instances and not packed.has_instances:
+        problems.append("packed without instance maps, which labels.instances asks for")
+    split = split_pairs(packed.names, recipe)
+    problems += split.problems
+    if problems:
+        message = f"{path}: does not fit recipe {recipe.name!r}"
+        raise UserError(message, problems=problems, hint="run spade pack again")
+    return dataset, split.training
+
+
+def unseen_classes(dataset: TrainingSet, indices: Sequence[int]) -> list[str]:
+    """Names of the classes without a pixel in the pairs ``indices``.
+
+    The packed file's report counts the images of each class in all pairs; those that are kept from training are
+    looked through only if they could hold all images of a class.
+    """
+    rows = dataset.packed.report.get("classes", ())
+    kept = sorted(set(range(len(dataset.packed.names))) - set(indices))
+    elsewhere: Counter[int] = Counter()
+    if any(0 < row["images"] <= len(kept) for row in rows):
+        for index in kept:
+            elsewhere.update(np.unique(dataset.channels(index)).tolist())
+    channel = {c.name: i for i, c in enumerate(dataset.recipe.labels.classes)}
+    return [str(row["name"]) for row in rows if row["images"] <= elsewhere[channel[row["name"]]]]
