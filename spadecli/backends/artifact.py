@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..core.errors import BackendUnavailable, UserError
-from ..core.recipe import validation_problems
+from ..core.schema import describe_errors
 from ..core.sizes import format_size
 from ..weights.card import Card
 from .profile import Profile, is_range
@@ -247,7 +247,7 @@ def _parsed(model: type[M], what: str, text: str, hint: str) -> M:
     try:
         return model.model_validate_json(text)
     except ValidationError as e:
-        refuse(validation_problems(e), e)
+        refuse(describe_errors(e, model), e)
 
 
 def _command(path: Path, kind: str) -> str:

@@ -12,14 +12,16 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeGuard
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from .architecture import Architecture
 from .errors import UserError
 from .labelspace import LabelSpace
-from .schema import as_size, check_all
+from .schema import as_size, check_all, describe_errors, source_of
+
+KEYS_READ_BEFORE = {"": ("extends",), "labels.classes": ("value",)}  # of a TOML file, turned into fields
 
 
 class _Section(BaseModel):
@@ -204,7 +206,7 @@ class Resolved:
 
     def source(self, key: str) -> str:
         """Where a value came from: a file, "--set" or "default"."""
-        return _source(self.sources, key)
+        return source_of(self.sources, key)
 
     def settings(self) -> list[tuple[str, Any, str]]:
         """(key, value, source) of every value, "train.batch" and the like."""
@@ -273,7 +275,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as e:
-        problems += validation_problems(e, {k: v for k, v in sources.items() if v != str(path)})
+        problems += describe_errors(e, Recipe, {k: v for k, v in sources.items() if v != str(path)}, KEYS_READ_BEFORE)
     if problems or recipe is None:
         raise UserError(f"{path}: {len(problems)} mistake{'s' * (len(problems) != 1)} in the recipe", problems=problems)
     return Resolved(recipe, sources, str(path))
@@ -318,60 +320,10 @@ def _drop_other_length(tree: dict[str, Any], newer: Collection[str]) -> None:
             train.pop(other.removeprefix("train."), None)
 
 
-def _source(sources: Mapping[str, str], key: str) -> str:
-    """Source of a key, or of the section or list that it is part of."""
-    while key and key not in sources:
-        key = key.rpartition(".")[0]
-    return sources.get(key, "default")
-
-
-def validation_problems(error: ValidationError, elsewhere: Mapping[str, str] | None = None) -> list[str]:
-    """One line per mistake: key, value, what was expected; a near miss of a key is named.
-
-    elsewhere: source of each key that is not from the file at hand.
-    """
-    lines = []
-    for item in error.errors():
-        key = ".".join(str(p) for p in item["loc"]) or "recipe"
-        source = _source(elsewhere or {}, key)
-        origin = "" if source == "default" else f" [{source}]"
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key{_meant(item['loc'])}{origin}")
-        elif item["type"] == "missing":
-            lines.append(f"{key}: missing{origin}")
-        else:
-            value = item["input"]
-            shown = "" if isinstance(value, dict | list | tuple | BaseModel) else f" (found {value!r})"
-            text = "expected a table" if item["type"] == "model_type" else item["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {text}{shown}{origin}")
-    return lines
-
-
 def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """``key: old -> new`` for every leaf in which two resolved recipes differ."""
     a, b = dict(_leaves(old)), dict(_leaves(new))
     return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-
-
-def _meant(loc: Sequence[str | int]) -> str:
-    """The known key that was probably meant: the same one of another section, or a near one."""
-    name, above = str(loc[-1]), ".".join(str(part) for part in loc[:-1])
-    sections = {n: f.annotation for n, f in Recipe.model_fields.items() if _is_section(f.annotation)}
-    known = {"": [*Recipe.model_fields, "extends"]}
-    known |= {section: [*model.model_fields] for section, model in sections.items()}
-    known |= {f"labels.classes.{part}": ["name", "value", "color"] for part in loc[2:3]}
-    own = known.get(above, [])
-    keys = {f"{section}.{key}".lstrip("."): key for section, names in known.items() for key in names}
-    near = [f"{above}.{key}".lstrip(".") for key in difflib.get_close_matches(name, own, 1)]
-    far = difflib.get_close_matches(name, keys.values(), 1)
-    meant = [key for key in keys if keys[key] == name] + near + [key for key in keys if keys[key] in far]
-    if meant:
-        return f" (did you mean {meant[0]!r}?)"
-    return f" ({above or 'a recipe'} has {', '.join(own)})" if own else ""
-
-
-def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,22 +1,26 @@
-"""Every mistake at once: what pydantic finds field by field, and what only the whole can tell."""
+"""Checking files with pydantic: every mistake at once, as lines for people.
+
+Recipes, cards, label spaces and side files are pydantic models. :func:`check_all` adds what only a whole table can tell
+to what pydantic finds field by field; :func:`describe_errors` turns both into lines that name key and value.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+M = TypeVar("M", bound=BaseModel)
+
 
 def as_size(value: Any) -> tuple[int, int] | None:
-    """A raw [height, width], or None where it is something else (which is a mistake of its own)."""
+    """A raw [height, width], or None if it is something else (which is a mistake of its own)."""
     if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int) for v in value):
         return value[0], value[1]
     return None
-
-
-M = TypeVar("M", bound=BaseModel)
 
 
 def check_all(
@@ -27,7 +31,8 @@ def check_all(
 ) -> M:
     """For a wrap validator: ``check`` the fields, look for ``contradictions`` in the raw table, raise both together.
 
-    Pydantic's own after-validators do not run where a field is wrong, so its user would meet them one run later.
+    Pydantic's own after-validators do not run when a field is wrong, so that its user would meet them one run later.
+    ``contradictions`` may trip over values of the wrong type: the fields' own errors then say enough.
     """
     errors: list[InitErrorDetails] = []
     checked = None
@@ -38,10 +43,73 @@ def check_all(
             kind = PydanticCustomError(item["type"], "{text}", {"text": item["msg"]})
             errors.append(InitErrorDetails(type=kind, loc=item["loc"], input=item["input"]))
     if isinstance(tree, dict):
-        for text in contradictions(tree):
+        try:
+            found = contradictions(tree)
+        except (TypeError, ValueError, KeyError, AttributeError):
+            if not errors:
+                raise
+            found = []
+        for text in found:
             errors.append(
                 InitErrorDetails(type=PydanticCustomError("contradiction", "{text}", {"text": text}), input=tree)
             )
     if errors or checked is None:
         raise ValidationError.from_exception_data(model.__name__, errors)
     return checked
+
+
+def describe_errors(
+    error: ValidationError,
+    model: type[BaseModel],
+    sources: Mapping[str, str] | None = None,
+    more_keys: Mapping[str, Sequence[str]] | None = None,
+) -> list[str]:
+    """One line for each mistake in a table of ``model``: key, value, what was expected, a near miss of a key.
+
+    sources: where a key is from if not from the file itself. more_keys: keys of a section ("" is the top) that are read
+    before the model is and so are none of its fields.
+    """
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or model.__name__.lower()
+        source = source_of(sources or {}, key)
+        origin = "" if source == "default" else f" [{source}]"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key{_meant(item['loc'], model, more_keys or {})}{origin}")
+        elif item["type"] == "missing":
+            lines.append(f"{key}: missing{origin}")
+        else:
+            value = item["input"]
+            shown = "" if isinstance(value, dict | list | tuple | BaseModel) else f" (found {value!r})"
+            text = "expected a table" if item["type"] == "model_type" else item["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {text}{shown}{origin}")
+    return lines
+
+
+def source_of(sources: Mapping[str, str], key: str) -> str:
+    """Source of a key, or of the section or list that it is part of; "default" if none is known."""
+    while key and key not in sources:
+        key = key.rpartition(".")[0]
+    return sources.get(key, "default")
+
+
+def _meant(loc: Sequence[str | int], model: type[BaseModel], more_keys: Mapping[str, Sequence[str]]) -> str:
+    """The key that was probably meant: a near one of the same section, else the same one of another section."""
+    name, section = str(loc[-1]), ".".join(str(part) for part in loc[:-1] if not isinstance(part, int))
+    keys = dict(_keys(model, more_keys))
+    near = difflib.get_close_matches(name, keys.get(section, []), 1)
+    meant = [(section, key) for key in near] + [(other, name) for other, names in keys.items() if name in names]
+    if meant:
+        return f" (did you mean {'.'.join(part for part in meant[0] if part)!r}?)"
+    return f" ({section or model.__name__.lower()} has {', '.join(keys[section])})" if section in keys else ""
+
+
+def _keys(
+    model: type[BaseModel], more_keys: Mapping[str, Sequence[str]], section: str = ""
+) -> Iterator[tuple[str, list[str]]]:
+    """The keys of every section of a model."""
+    yield section, [*model.model_fields, *more_keys.get(section, ())]
+    for name, field in model.model_fields.items():
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _keys(kind, more_keys, f"{section}.{name}".lstrip("."))

@@ -25,6 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..core.errors import UserError
+
 BUILDS = {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}  # by what torch finds of the machine, best first
 SCRATCH = 1 << 20  # floats of products that are made before they are added up, so that they stay in the cache
 MOST_SCRATCH = 1 << 23  # for one panel
@@ -33,8 +35,29 @@ Ints = NDArray[np.int32]
 
 
 def available() -> bool:
-    """Whether there are kernels. SPADE_NATIVE=0 does without, SPADE_NATIVE=v3 or base with older instructions."""
-    return os.environ.get("SPADE_NATIVE") != "0" and _library() is not None
+    """Whether there are kernels. SPADE_NATIVE=0 does without, SPADE_NATIVE=v3 or base with older instructions.
+
+    Raises UserError on another value, or on a build that this machine cannot run.
+    """
+    return _chosen() != "0" and _library() is not None
+
+
+def _chosen() -> str:
+    """SPADE_NATIVE: "0", the name of a build, or "" for the best one."""
+    chosen = os.environ.get("SPADE_NATIVE", "")
+    if chosen in ("", "0", *_builds()):
+        return chosen
+    known = sorted({name for names in BUILDS.values() for name in names})
+    why = "this machine's processor lacks its instructions" if chosen in known else "no such build"
+    raise UserError(
+        f"environment variable SPADE_NATIVE={chosen}: {why}",
+        hint=f"0 does without kernels; {', '.join(_builds())} run here; unset, the best of them is used",
+    )
+
+
+def _builds() -> tuple[str, ...]:
+    """The builds that this machine can run, best first."""
+    return BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
 
 
 def build() -> str:
@@ -47,9 +70,8 @@ def build() -> str:
 @cache
 def _library() -> ctypes.CDLL | None:
     folder = Path(__file__).parent
-    builds = BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
-    chosen = os.environ.get("SPADE_NATIVE")
-    for name in (chosen,) if chosen in builds else builds:
+    chosen = _chosen()
+    for name in (chosen,) if chosen not in ("", "0") else _builds():
         for suffix in EXTENSION_SUFFIXES:
             path = folder / f"_kernels_{name}{suffix}"
             if path.is_file():

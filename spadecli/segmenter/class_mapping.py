@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
-from ..core.recipe import find_recipe, load_recipe, validation_problems
+from ..core.recipe import find_recipe, load_recipe
+from ..core.schema import describe_errors
 
 MAX_LISTED = 12
 
@@ -76,7 +77,7 @@ def read_mapping(path: Path) -> ClassMapping:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: not valid TOML: {e}") from e
     except ValidationError as e:
-        raise UserError(f"{path}: mistakes in the class mapping", problems=validation_problems(e)) from e
+        raise UserError(f"{path}: mistakes in the class mapping", problems=describe_errors(e, _File)) from e
     labels = None
     if file.recipe is not None:
         beside = path.parent / file.recipe

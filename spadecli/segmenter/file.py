@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ..core.errors import UserError
-from ..core.recipe import validation_problems
+from ..core.schema import describe_errors
 from ..core.version import VERSION
 from ..store.atomic import part_file
 from .card import SegmenterCard
@@ -45,7 +45,7 @@ def read_segmenter_card(path: Path) -> SegmenterCard:
         return SegmenterCard.model_validate(header)
     except ValidationError as e:
         message = f"{path}: its card does not fit this version of spade ({VERSION})"
-        raise UserError(message, problems=validation_problems(e)) from e
+        raise UserError(message, problems=describe_errors(e, SegmenterCard)) from e
 
 
 def save_segmenter(path: Path, card: SegmenterCard, state: Mapping[str, Tensor], half: bool = True) -> None:

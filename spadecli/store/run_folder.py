@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core.errors import UserError
-from ..core.recipe import Recipe, validation_problems
+from ..core.recipe import Recipe
+from ..core.schema import describe_errors
 from .atomic import lock_file, remove_parts, write_text
 
 
@@ -73,7 +74,7 @@ class RunFolder:
             tree = json.loads(self._run_path.read_text("utf-8"))
             return RunRecord.model_validate(tree)
         except ValidationError as e:
-            raise UserError(f"{self._run_path}: damaged", problems=validation_problems(e), hint=hint) from e
+            raise UserError(f"{self._run_path}: damaged", problems=describe_errors(e, RunRecord), hint=hint) from e
         except (OSError, ValueError) as e:
             raise UserError(f"{self._run_path}: damaged ({e})", hint=hint) from e
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from ..core.errors import UserError
-from ..core.recipe import validation_problems
+from ..core.schema import describe_errors
 from ..core.version import VERSION
 from ..store.atomic import part_file
 from .card import Card
@@ -50,7 +50,7 @@ def read_card(path: Path) -> Card:
         return Card.model_validate(header)
     except ValidationError as e:
         message = f"{path}: its card does not fit this version of spade ({VERSION})"
-        raise UserError(message, problems=validation_problems(e)) from e
+        raise UserError(message, problems=describe_errors(e, Card)) from e
     except ValueError as e:
         raise UserError(f"{path}: its card is damaged ({e})") from e
 

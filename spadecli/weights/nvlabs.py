@@ -21,7 +21,7 @@ from torch import Tensor
 from ..core.architecture import UPSAMPLES, Architecture, Upsampling
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
-from ..core.recipe import validation_problems
+from ..core.schema import describe_errors
 from ..model.encoder import ImageEncoder
 from ..model.generator import Generator
 from .file import load_folded
@@ -144,7 +144,7 @@ def _architecture(path: Path, state: Mapping[str, Tensor], options: NVlabsOption
     try:
         return Architecture.model_validate(fields)
     except ValidationError as e:
-        raise UserError(f"{path}: not a generator of a usable size", problems=validation_problems(e)) from e
+        raise UserError(f"{path}: not a generator of a usable size", problems=describe_errors(e, Architecture)) from e
 
 
 def _generator_names(arch: Architecture) -> dict[str, tuple[str, ...]]:

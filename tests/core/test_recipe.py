@@ -1,9 +1,14 @@
 """Recipes that extend others, where values come from, and every mistake at once."""
 
-import pytest
+from contextlib import suppress
 
+import pytest
+from pydantic import ValidationError
+
+from spadecli.core.architecture import Architecture
 from spadecli.core.errors import UserError
-from spadecli.core.recipe import load_recipe
+from spadecli.core.recipe import find_recipe, load_recipe
+from spadecli.core.schema import describe_errors
 
 BASE = """
 [data]
@@ -110,3 +115,44 @@ def test_scenes_need_their_file(write):
     with pytest.raises(UserError) as e:
         load_recipe(write("child.toml", 'extends = "base.toml"\ndata.scenes = ["beach"]\n'))
     assert "scene_file" in e.value.problems[0]
+
+
+WRONG = (
+    "5",
+    "true",
+    "1.5",
+    "-1",
+    "nan",
+    "''",
+    "'x'",
+    "[]",
+    "[1]",
+    "[[1]]",
+    "{a=1}",
+    "[{name=1}]",
+    "[{name='a',value={}}]",
+)
+
+
+def leaves(tree, prefix=""):
+    for key, value in tree.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_values_of_any_type_are_taken_or_refused_but_never_a_bug(value):
+    recipe = load_recipe(find_recipe("facades")).recipe
+    for key in leaves(recipe.model_dump(mode="json")):
+        with suppress(UserError):
+            load_recipe(find_recipe("facades"), (f"{key}={value}",))
+
+
+def test_suggestions_are_keys_of_the_file_that_is_read():
+    with pytest.raises(ValidationError) as e:
+        Architecture.model_validate({"sise": [1, 2], "batch": 4})
+    assert describe_errors(e.value, Architecture) == [
+        "sise: unknown key (did you mean 'size'?)",
+        f"batch: unknown key (architecture has {', '.join(Architecture.model_fields)})",
+    ]
