@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ Inputs = tuple[Tensor | None, ...]
 class Recorded:
     """A function of CUDA tensors whose work depends on their shapes alone, recorded once for each and then replayed.
 
-    The first replay is compared with an ordinary call: where they differ, or something cannot be recorded, calls stay
-    ordinary. The result is overwritten by the next call. Not for more threads than one.
+    The first replay, into a buffer that was poisoned, is compared with an ordinary call: if they differ, or something
+    cannot be recorded, calls stay ordinary. The result is overwritten by the next call. Not thread-safe.
     """
 
     def __init__(self, compute: Callable[..., Tensor]) -> None:
@@ -44,9 +45,12 @@ class Recorded:
 
     def _record(self, shapes: Any, inputs: Inputs, expected: Tensor) -> None:
         held = tuple(None if t is None else t.clone() for t in inputs)
+        device = torch.cuda.device(expected.device) if expected.is_cuda else nullcontext()
         try:
-            replay, out = capture(lambda: self._compute(*held))
-            replay()
+            with device:  # a recording on another device's stream would be empty
+                replay, out = capture(lambda: self._compute(*held))
+                out.fill_(torch.nan)  # capturing may have left the right images here: a replay has to make them itself
+                replay()
         except RuntimeError as e:  # out of memory too
             self._give_up(str(e).partition("\n")[0])
             return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compute.devices import onnxruntime_providers
 from ..core.errors import BackendUnavailable, UserError
 from ..core.sizes import Size
 from .artifact import Part, Record, Tensors, check_fixed_size, encoder_file, expect_generator, read_onnx, require
@@ -104,19 +105,7 @@ def open_models(
 def _providers(device: str) -> tuple[str, list[Any]]:
     """The device's name and ONNX Runtime's words for it."""
     ort = require("onnxruntime", "onnxruntime")
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
-        raise UserError(f"device {device!r}: expected auto, cpu, cuda or cuda:N")
-    there = "CUDAExecutionProvider" in ort.get_available_providers()
-    if kind == "cuda" and not there:
-        raise BackendUnavailable(
-            f"device {device!r}: this onnxruntime ({ort.__version__}) has no CUDA",
-            hint="pip install onnxruntime-gpu in place of onnxruntime; --device cpu always works",
-        )
-    if kind == "cuda" or (kind == "auto" and there):
-        options = {"device_id": index or "0"}
-        return f"cuda:{index or 0}", [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
-    return "cpu", ["CPUExecutionProvider"]
+    return onnxruntime_providers(ort, device)
 
 
 def _session(source: bytes | str | None, providers: list[Any], record: Record, part: Part) -> Any:

@@ -6,7 +6,8 @@ copied out. Launches are recorded once for each batch shape and replayed (CUDA g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ from .compatibility import check_encoder, file_problems, find_encoder, runtime_p
 from .profile import Chunk, Profile
 
 TORCH_TYPES = {"UINT8": torch.uint8, "FLOAT": torch.float32}
-MAX_GRAPHS = 8
+MAX_GRAPHS = 4  # each has a context of its own, with the memory of a call
 
 
 class TensorRTBackend:
@@ -203,7 +204,9 @@ class _Network:
             if self.engine is None:
                 raise stale(record, log.errors[-4:] or ["the runtime refuses it"])
             self._kernels: Any = None
-            self._kernels_path = cache_dir() / "tensorrt" / f"kernels-{side_of(record).engine_sha256[:16]}.bin"
+            # by the engine itself: an encoder and its generator have kernels of their own
+            name = f"kernels-{hashlib.sha256(blob).hexdigest()[:16]}.bin"
+            self._kernels_path = cache_dir() / "tensorrt" / name
             self.context = self._context()
             self.compute = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self.back = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -213,7 +216,7 @@ class _Network:
         inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self.outputs = [n for n in names if n not in inputs]
         self.slots = [_Slot(), _Slot()]
-        self._graphs: dict[Any, Any] = {}
+        self._graphs: dict[Any, tuple[Any, Any]] = {}  # recording and its context, by buffers and shapes
         # TensorRT for RTX records its launches itself
         self._record_graphs = self._kernels is None
 
@@ -255,45 +258,64 @@ class _Network:
 
     def _launch(self, slot: _Slot, key: Any, inputs: dict[str, NDArray[Any]]) -> None:
         """Send the inputs, compute, and bring the outputs back, all without waiting."""
-        slot.key, context = key, self.context
+        slot.key = key
         with torch.cuda.stream(self.compute):
             for name, values in inputs.items():
                 dtype = TORCH_TYPES[self.engine.get_tensor_dtype(name).name]
                 host, device = slot.views(name, values.shape, dtype, self.device)
                 host.numpy()[...] = values
                 device.copy_(host, non_blocking=True)
-                context.set_input_shape(name, values.shape)
-                context.set_tensor_address(name, device.data_ptr())
-            hosts = []
-            for name in self.outputs:
-                host, device = slot.views(name, tuple(context.get_tensor_shape(name)), torch.float32, self.device)
-                context.set_tensor_address(name, device.data_ptr())
-                hosts.append((host, device))
-            self._enqueue(slot)
+            hosts = self._bind(self.context, slot, inputs)
+            self._enqueue(slot, inputs)
         self.back.wait_stream(self.compute)
         with torch.cuda.stream(self.back):
             for host, device in hosts:
                 host.copy_(device, non_blocking=True)
             slot.arrived.record(self.back)
 
-    def _enqueue(self, slot: _Slot) -> None:
+    def _bind(self, context: Any, slot: _Slot, inputs: Iterable[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Give a context the slot's buffers at their shapes; returns (host, device) of each output."""
+        for name in inputs:
+            device = slot.device[name]
+            if not context.set_input_shape(name, slot.shapes[name]):
+                raise UserError(f"the engine takes no {name} of shape {list(slot.shapes[name])}", hint="build it again")
+            context.set_tensor_address(name, device.data_ptr())
+        outputs = []
+        for name in self.outputs:
+            host, device = slot.views(name, tuple(context.get_tensor_shape(name)), torch.float32, self.device)
+            context.set_tensor_address(name, device.data_ptr())
+            outputs.append((host, device))
+        return outputs
+
+    def _enqueue(self, slot: _Slot, inputs: Iterable[str]) -> None:
         """Run the network on the compute stream; the first call of a shape also records its launches, later ones
-        replay them."""
+        replay them.
+
+        A recording belongs to the state of its execution context, so each has a context of its own that nobody changes.
+        """
         addresses = tuple(t.data_ptr() for t in slot.device.values())
         state = (addresses, tuple(slot.shapes.items()))
-        if graph := self._graphs.get(state):
-            graph.replay()
+        if state in self._graphs:
+            self._graphs[state][0].replay()
             return
-        if not self.context.execute_async_v3(self.compute.cuda_stream):
-            raise UserError("the engine failed to run", hint="build it again, or render with the .safetensors")
+        self._execute(self.context)
         if not self._record_graphs or len(self._graphs) >= MAX_GRAPHS:
             return
-        self.compute.synchronize()  # the call above was the warm-up that a recording needs
-        recording = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(recording, stream=self.compute):
-                self.context.execute_async_v3(self.compute.cuda_stream)
+            context = self._context()
+            if context is None:
+                raise RuntimeError("no memory for another context")
+            self._bind(context, slot, inputs)
+            self._execute(context)  # the warm-up that a recording needs
+            self.compute.synchronize()
+            recording = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(recording, stream=self.compute, capture_error_mode="thread_local"):
+                context.execute_async_v3(self.compute.cuda_stream)
         except RuntimeError:
-            self._record_graphs = False  # a layer that cannot be recorded: launches stay single
+            self._record_graphs = False  # a layer that cannot be recorded, or no memory: launches stay single
         else:
-            self._graphs[state] = recording
+            self._graphs[state] = recording, context
+
+    def _execute(self, context: Any) -> None:
+        if not context.execute_async_v3(self.compute.cuda_stream):
+            raise UserError("the engine failed to run", hint="build it again, or render with the .safetensors")

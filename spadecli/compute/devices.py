@@ -83,6 +83,24 @@ def use_device(device: torch.device) -> torch.device:
     return device
 
 
+def onnxruntime_providers(onnxruntime: Any, device: str) -> tuple[str, list[Any]]:
+    """The device's name, and ONNX Runtime's execution providers for it; float32 is IEEE there too.
+
+    Raises UserError on another name, BackendUnavailable if this ONNX Runtime has no CUDA.
+    """
+    kind, number = DeviceName.parse(device)
+    there = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if kind == "cuda" and not there:
+        raise BackendUnavailable(
+            f"device {device!r}: this onnxruntime ({onnxruntime.__version__}) has no CUDA",
+            hint="pip install onnxruntime-gpu in place of onnxruntime; --device cpu always works",
+        )
+    if kind == "cpu" or not there:
+        return "cpu", ["CPUExecutionProvider"]
+    options = {"device_id": str(number or 0), "use_tf32": "0"}
+    return f"cuda:{number or 0}", [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+
+
 def hardware_name(device: torch.device) -> str:
     """What a card says that a network was computed on."""
     import torch

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..compute.devices import onnxruntime_providers
 from ..core.errors import BackendUnavailable, UserError
 from ..core.labelspace import LabelSpace
 from ..store.h5 import file_sha256
@@ -133,14 +134,9 @@ def _open(path: Path, device: str) -> Any:
         import onnxruntime
     except ImportError as e:
         raise BackendUnavailable(f"{path}: onnxruntime is not installed", hint="pip install onnxruntime") from e
-    cuda = "CUDAExecutionProvider"
-    wants_cuda = device.startswith("cuda") or (device == "auto" and cuda in onnxruntime.get_available_providers())
-    if wants_cuda and cuda not in onnxruntime.get_available_providers():
-        raise BackendUnavailable(f"device {device!r}: this onnxruntime has no CUDA", hint="pip install onnxruntime-gpu")
+    _, providers = onnxruntime_providers(onnxruntime, device)
     try:
-        return onnxruntime.InferenceSession(
-            str(path), providers=[*([cuda] if wants_cuda else []), "CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), providers=providers)
     except Exception as e:  # onnxruntime has a class of errors for each kind of damage
         line = str(e).strip().splitlines()[-1]
         raise UserError(f"{path}: not an ONNX file that onnxruntime can load ({line})") from e

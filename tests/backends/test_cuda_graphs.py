@@ -62,6 +62,16 @@ def test_where_recording_fails_calls_stay_ordinary(monkeypatch, options):
     assert device.replays <= 1
 
 
+def test_a_replay_that_does_nothing_is_no_recording(monkeypatch):
+    """As when the work runs on another device than the one that records: the buffer holds the capture's own images."""
+    monkeypatch.setattr(cuda_graphs, "capture", lambda compute: (lambda: None, compute().clone()))
+    compute = Recorded(lambda x, y: x * 2)
+    with pytest.warns(UserWarning, match="a replay gave other images"):
+        compute(torch.ones(2, 3), None)
+    for i in range(3):
+        assert torch.equal(compute(torch.full((2, 3), 1.0 * i), None), torch.full((2, 3), 2.0 * i))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_replayed_images_are_those_of_ordinary_calls(precision):

@@ -1,9 +1,11 @@
 """Device names, and float32 that is float32."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from spadecli.compute.devices import DeviceName, exact_math, fp32_math, pick_device
+from spadecli.compute.devices import DeviceName, exact_math, fp32_math, onnxruntime_providers, pick_device
 from spadecli.core.errors import BackendUnavailable, UserError
 
 
@@ -57,3 +59,22 @@ def test_tf32_on_request():
         assert torch.backends.cudnn.conv.fp32_precision == "tf32"
     with fp32_math():
         assert torch.backends.cudnn.conv.fp32_precision != "tf32"
+
+
+def runtime(*providers):
+    return SimpleNamespace(get_available_providers=lambda: list(providers), __version__="1.0")
+
+
+def test_onnx_runtime_gets_the_number_of_the_gpu():
+    name, providers = onnxruntime_providers(runtime("CUDAExecutionProvider", "CPUExecutionProvider"), "cuda:2")
+    assert name == "cuda:2"
+    assert providers[0][0] == "CUDAExecutionProvider"
+    assert providers[0][1]["device_id"] == "2"
+    assert providers[-1] == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_onnx_runtime_without_cuda_runs_on_the_cpu(device):
+    assert onnxruntime_providers(runtime("CPUExecutionProvider"), device) == ("cpu", ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailable, match="has no CUDA"):
+        onnxruntime_providers(runtime("CPUExecutionProvider"), "cuda")
