@@ -31,7 +31,7 @@ INSTALL = {
 }
 
 
-class Export(BaseModel):
+class ExportInfo(BaseModel):
     """What a graph was made from, and how: in the metadata of an .onnx, in the side file of an engine.
 
     weights: their path as seen from the folder of the generator's file. precision: the generator's; the encoder is
@@ -50,7 +50,7 @@ class Export(BaseModel):
     created_by: str
 
 
-class Side(BaseModel):
+class EngineSidecar(BaseModel):
     """NAME.engine.json: all that is known of an engine without a GPU.
 
     compute_capability: of the GPU it was built on, "" where targets, or the runtime, say where it runs.
@@ -78,7 +78,7 @@ class Side(BaseModel):
     engine_sha256: Sha256
     engine_bytes: int = Field(ge=0)
     verification: dict[str, Any] | None = None
-    export: Export
+    export: ExportInfo
     card: Card
 
     @field_validator("profile")
@@ -96,8 +96,8 @@ class Record:
 
     path: Path
     card: Card
-    export: Export
-    side: Side | None = None
+    export: ExportInfo
+    side: EngineSidecar | None = None
 
     @property
     def precision(self) -> Precision:
@@ -199,7 +199,7 @@ def read_onnx(path: Path) -> Record:
     if "spade_card" not in metadata or "spade_export" not in metadata:
         raise UserError(f"{path}: has no spade card", hint="only files made by spade convert can be opened")
     card = _parsed(Card, f"{path}: its card (spade_card)", metadata["spade_card"], again)
-    return Record(path, card, _parsed(Export, f"{path}: its spade_export", metadata["spade_export"], again))
+    return Record(path, card, _parsed(ExportInfo, f"{path}: its spade_export", metadata["spade_export"], again))
 
 
 def read_engine(path: Path) -> Record:
@@ -212,7 +212,7 @@ def read_engine(path: Path) -> Record:
         raise UserError(f"{path}: its side file {side_path.name} is missing", hint=again) from e
     except (OSError, ValueError) as e:
         raise UserError(f"{side_path}: not readable ({e})", hint=again) from e
-    side = _parsed(Side, str(side_path), text, again)
+    side = _parsed(EngineSidecar, str(side_path), text, again)
     return Record(path, side.card, side.export, side)
 
 

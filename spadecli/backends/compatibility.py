@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.errors import UserError
 from ..store.h5 import file_sha256
 from ..weights.card import Card
-from .artifact import Part, Record, Side, Tensors, encoder_file, is_there, read_artifact
+from .artifact import EngineSidecar, Part, Record, Tensors, encoder_file, is_there, read_artifact
 
 RTX_LEAST = 8.0  # an engine of TensorRT-RTX without targets runs on this compute capability and later ones
 
@@ -90,7 +90,7 @@ def runtime_problems(record: Record, runtime_version: str | None, capability: st
     return problems
 
 
-def side_of(record: Record) -> Side:
+def side_of(record: Record) -> EngineSidecar:
     """The side file that every engine has."""
     assert record.side is not None, record.path
     return record.side
@@ -101,7 +101,7 @@ def capability_of_target(target: str) -> str:
     return f"{target[2:-1]}.{target[-1]}"
 
 
-def _gpu_problems(side: Side, capability: str) -> list[str]:
+def _gpu_problems(side: EngineSidecar, capability: str) -> list[str]:
     targets = [capability_of_target(t) for t in side.targets]
     if targets and capability not in targets:
         return [f"built for compute capabilities {', '.join(targets)}; this GPU has {capability}"]

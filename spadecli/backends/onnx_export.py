@@ -27,7 +27,7 @@ from ..store.h5 import file_sha256
 from ..weights.card import Card
 from ..weights.file import folded_state_dict, load_folded, load_weights
 from ..weights.folding import can_fold, folded_modulation
-from .artifact import Export, Precision, path_from
+from .artifact import ExportInfo, Precision, path_from
 from .graph import OPSETS, Graph
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Exported:
     card: Card
     generator: onnx.ModelProto
     encoder: onnx.ModelProto | None
-    record: Export
+    record: ExportInfo
 
 
 def export(
@@ -62,7 +62,7 @@ def export(
     Raises UserError where the file is damaged or the size does not fit.
     """
     card, generator, encoder = load_weights(weights)
-    record = Export(
+    record = ExportInfo(
         kind="generator",
         weights=path_from(folder or weights.parent, weights),
         weights_sha256=file_sha256(weights),
@@ -82,7 +82,7 @@ def export(
     return Exported(card, model, encoder_graph(encoder, card, of_encoder, for_engine), record)
 
 
-def _metadata(card: Card, record: Export) -> dict[str, str]:
+def _metadata(card: Card, record: ExportInfo) -> dict[str, str]:
     return {"spade_card": card.model_dump_json(), "spade_export": record.model_dump_json()}
 
 

@@ -45,17 +45,17 @@ def available() -> bool:
 def _chosen() -> str:
     """SPADE_NATIVE: "0", the name of a build, or "" for the best one."""
     chosen = os.environ.get("SPADE_NATIVE", "")
-    if chosen in ("", "0", *_builds()):
+    if chosen in ("", "0", *builds()):
         return chosen
     known = sorted({name for names in BUILDS.values() for name in names})
     why = "this machine's processor lacks its instructions" if chosen in known else "no such build"
     raise UserError(
         f"environment variable SPADE_NATIVE={chosen}: {why}",
-        hint=f"0 does without kernels; {', '.join(_builds())} run here; unset, the best of them is used",
+        hint=f"0 does without kernels; {', '.join(builds())} run here; unset, the best of them is used",
     )
 
 
-def _builds() -> tuple[str, ...]:
+def builds() -> tuple[str, ...]:
     """The builds that this machine can run, best first."""
     return BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
 
@@ -71,7 +71,7 @@ def build() -> str:
 def _library() -> ctypes.CDLL | None:
     folder = Path(__file__).parent
     chosen = _chosen()
-    for name in (chosen,) if chosen not in ("", "0") else _builds():
+    for name in (chosen,) if chosen not in ("", "0") else builds():
         for suffix in EXTENSION_SUFFIXES:
             path = folder / f"_kernels_{name}{suffix}"
             if path.is_file():

@@ -118,9 +118,18 @@ def test_other_sizes_of_the_stride_run_and_others_are_refused_by_name(make):
         assert "--size 32x64" in e.value.hint
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+# graphs in ONNX Runtime are compared in tests/model/test_parity.py, but for values of labels and the way through a file
+@pytest.mark.parametrize(
+    ("make", "form"),
+    [
+        ("onnx", "edges of the map"),
+        ("onnx", "another size"),
+        *(pytest.param("engine", form, marks=pytest.mark.gpu) for form in FORMS),
+    ],
+    indirect=["make"],
+)
 def test_every_form_of_network_gives_the_same_images_as_torch(make, form, tmp_path):
-    form, atol = {"size": FORM_SIZE, **form}, 1e-4
+    form, atol = {"size": FORM_SIZE, **FORMS[form]}, 1e-4
     with make(**form) as backend, spadecli.open_backend(tmp_path / "w.safetensors", "cpu") as reference:
         size = form.get("at", form["size"])
         uses_z = form.get("latent") != "map"

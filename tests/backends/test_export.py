@@ -2,21 +2,16 @@
 
 import json
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from conftest import ROOT
 from onnx import TensorProto
 
 import spadecli
 from spadecli.backends.emulate_half import rounded_in_float32
-from spadecli.backends.onnx_export import _GeneratorGraph, export
+from spadecli.backends.onnx_export import export
 from spadecli.backends.verify import differences, fixed_inputs
-from spadecli.core.architecture import Architecture
-from spadecli.core.labelspace import LabelSpace
-from spadecli.model.generator import Generator
 from spadecli.weights.card import Card
 
 WEIGHTS = ROOT / "weights" / "facades.safetensors"
@@ -78,23 +73,3 @@ def test_rounding_is_that_of_half_precision(case):
         ]
         found = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"labels": labels, "z": z})[0]
         assert least < differences(expected, found)[2] < most
-
-
-@pytest.mark.parametrize("instances", [False, True])
-def test_rows_looked_up_are_the_convolution_of_planes(instances):
-    """Many classes take another way to the first convolution of the map; the result is the same."""
-    labels = LabelSpace(name="many", classes=[f"c{i}" for i in range(60)], instances=instances)
-    card = Card(
-        name="w", architecture=Architecture(size=(32, 64), ngf=2, z_dim=5, hidden=4, latent="noise"), labels=labels
-    )
-    torch.manual_seed(0)
-    generator = Generator(card.architecture, labels.semantic_channels, spectral=False).eval()
-    codes, edges, z = fixed_inputs(card, 2, 2)
-    feed = {"labels": codes, "z": z} | ({"edges": edges} if instances else {})
-    outputs = []
-    for use_rows in (False, True):
-        model = _GeneratorGraph(card, generator, "fp32", use_rows).model({})
-        assert any("rows_0" in w.name for w in model.graph.initializer) == use_rows
-        outputs.append(onnxruntime.InferenceSession(model.SerializeToString()).run(None, feed)[0])
-    np.testing.assert_allclose(*outputs, atol=1e-5)
-    assert outputs[0].std() > 1e-3

@@ -111,7 +111,7 @@ def test_every_recording_has_a_context_of_its_own(network):
         parts = [random.random((n, 3)).astype(np.float32) for n in (2, 2, 3, 3, 2, 2)]
         for out, part in zip(doubled(network, parts), parts, strict=True):
             np.testing.assert_array_equal(out, 2 * part)
-    assert Graph.replays > 4
+    assert Graph.replays >= 4
     recorded = [context for _, context in network._graphs.values()]
     assert len({id(c) for c in recorded}) == len(recorded) <= tensorrt_backend.MAX_GRAPHS
     assert network.context not in recorded

@@ -5,8 +5,8 @@
 
 coco: the paper's settings for COCO-Stuff at 256x256 with random weights (latent noise, so that samples differ).
 Transfer to and from the device is in every figure; a column tells the same with PNG writing (in the same thread).
-Rows that need a device or a package that is not there say "not measured". Ratios are to torch eager fp32 (TF32 off) and
-to torch bf16 channels-last, "-" where that row was not measured; the share of the peak is of the row's own precision.
+Rows that need a device or a package that this machine lacks are left out. Ratios are to torch eager fp32 and to torch
+bf16 channels-last, "-" without that row; the share of the peak is of the row's own precision.
 --markdown prints the table of the README too. On a machine that does something else at the
 same time a warning says so: such figures are too low, and are not to be quoted.
 """
@@ -37,10 +37,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from spadecli.backends import open_backend  # noqa: E402
-from spadecli.backends.base import Form  # noqa: E402
+from spadecli.backends.base import Form, Precision  # noqa: E402
 from spadecli.backends.profile import Profile  # noqa: E402
 from spadecli.backends.verify import fixed_inputs  # noqa: E402
 from spadecli.commands.convert.command import ConvertOptions, convert  # noqa: E402
+from spadecli.compute.devices import fp32_math  # noqa: E402
 from spadecli.core.errors import SpadeError  # noqa: E402
 from spadecli.core.recipe import find_recipe, load_recipe, shipped_weights  # noqa: E402
 from spadecli.model.generator import Generator  # noqa: E402
@@ -60,7 +61,6 @@ PEAKS = {
     "RTX 4090": {"fp32": 82.6e12, "tf32": 82.6e12, "half": 165e12},
 }
 EAGER, BF16 = "torch eager fp32", "torch bf16 channels-last"
-NOT_MEASURED = "not measured"
 Batch = tuple[int, int]  # masks, samples a mask
 
 
@@ -85,9 +85,8 @@ def coco_weights(folder: Path) -> Path:
 
 
 @contextmanager
-def eager(weights: Path, device: str, tf32: bool, form: Form = "plain") -> Iterator[Run]:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    with open_backend(weights, device, form=form) as backend:
+def eager(weights: Path, device: str, form: Form = "plain", precision: Precision = "fp32") -> Iterator[Run]:
+    with open_backend(weights, device, form=form, precision=precision) as backend:
         yield backend.run
 
 
@@ -97,7 +96,6 @@ def module(weights: Path, device: str, dtype: torch.dtype, compiled: bool) -> It
     from spadecli.model.semantic import SemanticMap
 
     card, generator, _ = load_weights(weights)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     generator = generator.to(device, dtype, memory_format=torch.channels_last)
     forward = torch.compile(generator) if compiled else generator
     table = torch.from_numpy(card.labels.code_to_channel.astype(np.int64)).to(device)
@@ -109,7 +107,8 @@ def module(weights: Path, device: str, dtype: torch.dtype, compiled: bool) -> It
         latent = torch.from_numpy(z).to(device, dtype)
         return forward(SemanticMap(channels, planes, card.labels.num_classes), latent).float().cpu().numpy()
 
-    yield run
+    with fp32_math():
+        yield run
 
 
 @contextmanager
@@ -123,24 +122,22 @@ def converted(weights: Path, folder: Path, device: str, largest: int, **options)
         yield backend.run
 
 
-def rows(weights: Path, folder: Path, device: str, largest: int) -> dict[str, Callable[[], object] | None]:
-    """Name -> how to open it, None where this machine cannot."""
-    cuda = device == "cuda"
+def rows(weights: Path, folder: Path, device: str, largest: int) -> dict[str, Callable[[], object]]:
+    """Name -> how to open it, of the rows that are for this device."""
     engines = "tensorrt" if importlib.util.find_spec("tensorrt") else "tensorrt-rtx"
-    return {
-        EAGER: lambda: eager(weights, device, tf32=False),
-        "spade's CPU form fp32": None if cuda else lambda: eager(weights, device, tf32=False, form="fast"),
-        "torch eager fp32, TF32": (lambda: eager(weights, device, tf32=True)) if cuda else None,
-        BF16: (lambda: module(weights, device, torch.bfloat16, False)) if cuda else None,
+    anywhere = {
+        EAGER: lambda: eager(weights, device),
         "torch.compile fp32": lambda: module(weights, device, torch.float32, True),
-        "torch.compile bf16": (lambda: module(weights, device, torch.bfloat16, True)) if cuda else None,
         "ONNX Runtime fp32": lambda: converted(weights, folder, device, largest, to="onnx", precision="fp32"),
-        "TensorRT fp32": (lambda: converted(weights, folder, device, largest, to=engines, precision="fp32"))
-        if cuda
-        else None,
-        "TensorRT fp16": (lambda: converted(weights, folder, device, largest, to=engines, precision="fp16"))
-        if cuda
-        else None,
+    }
+    if device == "cpu":
+        return anywhere | {"spade's CPU form fp32": lambda: eager(weights, device, "fast")}
+    return anywhere | {
+        "torch eager tf32": lambda: eager(weights, device, precision="tf32"),
+        BF16: lambda: module(weights, device, torch.bfloat16, False),
+        "torch.compile bf16": lambda: module(weights, device, torch.bfloat16, True),
+        "TensorRT fp32": lambda: converted(weights, folder, device, largest, to=engines, precision="fp32"),
+        "TensorRT fp16": lambda: converted(weights, folder, device, largest, to=engines, precision="fp16"),
     }
 
 
@@ -163,39 +160,35 @@ def seconds(run: Run, inputs: tuple, repeats: int) -> tuple[float, float]:
 
 
 def precision_of(row: str) -> str:
-    """Which peak a row is held against. ONNX Runtime uses TF32 on GPUs by default."""
-    if "TF32" in row or row.startswith("ONNX Runtime"):
-        return "tf32"
-    return "fp32" if row.endswith("fp32") else "half"
+    """Which peak a row is held against."""
+    last = row.rsplit(maxsplit=1)[-1]
+    return last if last in ("fp32", "tf32") else "half"
 
 
 def batches(args: argparse.Namespace) -> list[Batch]:
     return list(dict.fromkeys((max(1, b // s), s) for b in args.batch for s in args.samples))
 
 
-def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) -> dict[str, list[Cell | None]]:
-    """Row -> a cell for each batch, None where it could not be measured."""
+def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) -> dict[str, list[Cell]]:
+    """Row -> a cell for each batch."""
     card = load_weights(weights)[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = torch.cuda.get_device_name() if device == "cuda" else ""
     peaks = next((p for name, p in PEAKS.items() if name in gpu), None)
     print(f"{case}, {'x'.join(map(str, card.architecture.size))}, on {gpu or device}")
-    table: dict[str, list[Cell | None]] = {}
+    table: dict[str, list[Cell]] = {}
     for name, opener in rows(weights, folder, device, max(args.batch)).items():
         if args.only and not any(name.startswith(o) for o in args.only):
             continue
         print(f"{name} ...", file=sys.stderr)
-        cells = table.setdefault(name, [])
         with ExitStack() as stack:
             try:
-                run = stack.enter_context(opener()) if opener else None
+                run = stack.enter_context(opener())
             except SpadeError as e:
-                run = None
-                print(f"{name}: {e.message}")
+                print(f"{name}: {e.message}", file=sys.stderr)
+                continue
+            cells = table.setdefault(name, [])
             for masks, samples in batches(args):
-                if run is None:
-                    cells.append(None)
-                    continue
                 spent, written = seconds(run, fixed_inputs(card, masks, samples), args.repeats)
                 rate = masks * samples / spent
                 known = peaks is not None and case in MACS and samples == 1
@@ -204,7 +197,7 @@ def compare(case: str, weights: Path, args: argparse.Namespace, folder: Path) ->
     return table
 
 
-def lines(table: dict[str, list[Cell | None]], columns: list[Batch]) -> list[str]:
+def lines(table: dict[str, list[Cell]], columns: list[Batch]) -> list[str]:
     """Everything, a line for each row and batch."""
     found = [
         f"{'':26}{'images':>6}{'samples':>8}{'images/s':>10}{'with PNG':>10}"
@@ -213,9 +206,6 @@ def lines(table: dict[str, list[Cell | None]], columns: list[Batch]) -> list[str
     for name, cells in table.items():
         for i, ((masks, samples), cell) in enumerate(zip(columns, cells, strict=True)):
             where = f"{name:26}{masks * samples:6}{samples:8}"
-            if cell is None:
-                found.append(f"{where}{NOT_MEASURED:>20}")
-                continue
             bases = [table[row][i] if row in table else None for row in (EAGER, BF16)]
             eager_ratio, bf16_ratio = (f"{cell.rate / base.rate:.2f}" if base else "-" for base in bases)
             share = "-" if cell.share is None else f"{cell.share:.1%}"
@@ -234,14 +224,13 @@ def machine() -> str:
     return ", ".join([*words, platform.system()])
 
 
-def markdown(table: dict[str, list[Cell | None]], columns: list[Batch]) -> list[str]:
-    """The table of the README. Share of the peak: the best of the row."""
+def markdown(table: dict[str, list[Cell]], columns: list[Batch]) -> list[str]:
+    """A table for a report. Share of the peak: the best of the row."""
     heads = ["images/s", *(f"{m * s} at {s}" for m, s in columns), "share of peak"]
     found = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for name, cells in table.items():
-        words = [f"{c.rate:.2f}" if c else NOT_MEASURED for c in cells]
-        shares = [c.share for c in cells if c and c.share is not None]
-        words.append(f"{max(shares):.1%}" if shares else NOT_MEASURED)
+        shares = [c.share for c in cells if c.share is not None]
+        words = [*(f"{c.rate:.2f}" for c in cells), f"{max(shares):.1%}" if shares else "-"]
         found.append(f"| {' | '.join([name, *words])} |")
     return found
 

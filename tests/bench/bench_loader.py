@@ -90,7 +90,6 @@ def measure(name: str, folder: Path, seconds: float, steps: int) -> None:
     print(f"  one worker makes    {made(trainer, dataset, seconds):8.1f} samples/s")
     print(f"  a step uses, CPU    {used(trainer, dataset, steps):8.2f} samples/s")
     if not torch.cuda.is_available():
-        print("  a step uses, GPU    not measured (no GPU here)")
         return
     for precision in ("fp32", "bf16"):
         faster = load_recipe(find_recipe(name), [*settings, f"train.precision={precision}"]).recipe

@@ -187,7 +187,7 @@ def compare(name: str, path: Path, masks: list[Mask], forms: list[str], samples:
 def gpu(path: Path, masks: list[Mask], counts: list[int], repeats: int) -> None:
     """Images per second of the torch backend's calls on a CUDA device, the copies to it and back included."""
     if not torch.cuda.is_available():
-        print("gpu: not measured, there is no CUDA device")
+        print("gpu: there is no CUDA device here")
         return
     print(torch.cuda.get_device_name())
     forms = {

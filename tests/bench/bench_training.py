@@ -270,7 +270,7 @@ def main() -> None:
         for batch_size in GPU_BATCHES:
             compare_on_gpu(batch_size, args.repeats)
     else:
-        print("GPU: not measured: no CUDA device")
+        print("there is no CUDA device here, so there are no GPU rows")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """The kernels alone, against torch in float64."""
 
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -91,34 +88,6 @@ def test_the_convolution_gives_the_same_bits_in_any_batch_and_in_place(shape):
             assert alone.data_ptr() == own.data_ptr()
     finally:
         torch.set_num_threads(threads)
-
-
-IMAGE = """
-import sys
-from pathlib import Path
-import numpy as np
-from spadecli.backends.torch_backend import TorchBackend
-from spadecli.kernels import native
-mask = (np.arange(256 * 256) // 997 % 12).astype(np.uint8).reshape(1, 256, 256)
-with TorchBackend(Path(sys.argv[1]), "cpu", sys.argv[2]) as backend:
-    np.save(sys.argv[3], backend.run(mask, None, np.ones((1, 64), np.float32)))
-print(native.build())
-"""
-
-
-@pytest.mark.parametrize("build", ["v4", "v3", "base"])
-def test_every_instruction_set_makes_the_same_image(build, tmp_path):
-    """They differ in the lengths of their vectors and panels, and a machine loads one of them."""
-    if build not in native.BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("base",)):
-        pytest.skip(f"{build} is not for this machine")
-    images = {}
-    for form in ("plain", "fast"):
-        line = [sys.executable, "-c", IMAGE, str(FACADES), form, str(tmp_path / f"{form}.npy")]
-        env = {**os.environ, "SPADE_NATIVE": build, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(line, check=True, capture_output=True, text=True, env=env)
-        images[form] = np.load(tmp_path / f"{form}.npy")
-    assert done.stdout.strip() == build
-    assert np.abs(images["fast"] - images["plain"]).max() < 5e-5
 
 
 def test_the_fast_form_holds_its_weights_once():

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...backends.artifact import Record, Side, encoder_file, require, side_file
+from ...backends.artifact import EngineSidecar, Record, encoder_file, require, side_file
 from ...backends.base import Backend, check_size, open_backend
 from ...backends.compatibility import capability_of_target
 from ...backends.profile import Profile
@@ -124,7 +124,7 @@ def _engine_files(
         verification = _verify_onnx(options, exported, output, reason)
         if verification.problems:
             raise refusal(str(output), verification)
-    sides: dict[Path, Side] = {}
+    sides: dict[Path, EngineSidecar] = {}
     blobs: dict[Path, bytes] = {}
     for path, model in ((encoder_file(output), exported.encoder), (output, exported.generator)):
         if model is not None:
@@ -144,7 +144,9 @@ def _engine_files(
     return verification, files
 
 
-def _build(options: ConvertOptions, exported: Exported, model: onnx.ModelProto, report: Report) -> tuple[Engine, Side]:
+def _build(
+    options: ConvertOptions, exported: Exported, model: onnx.ModelProto, report: Report
+) -> tuple[Engine, EngineSidecar]:
     import torch
 
     from ...backends.build import build
@@ -154,7 +156,7 @@ def _build(options: ConvertOptions, exported: Exported, model: onnx.ModelProto, 
     profile = profile_for(options.profile, exported.card)
     engine = build(options.to, model, profile, report, options.targets)
     own = capability_of(gpu("auto")) if options.to == "tensorrt" and torch.cuda.is_available() else ""
-    side = Side(
+    side = EngineSidecar(
         created_by=f"spade {VERSION}",
         runtime=options.to,
         runtime_version=engine.runtime_version,
@@ -184,7 +186,7 @@ def _verify_engine(
     exported: Exported,
     output: Path,
     blobs: dict[Path, bytes],
-    side: Side,
+    side: EngineSidecar,
     report: Report,
 ) -> Verification:
     from ...backends.tensorrt_backend import TensorRTBackend, capability_of, gpu

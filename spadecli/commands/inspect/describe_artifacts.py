@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...backends.artifact import Side, encoder_file, read_artifact
+from ...backends.artifact import EngineSidecar, encoder_file, read_artifact
 from ...backends.compatibility import engine_problems, find_encoder, weights_problems
 from ...core.errors import BackendUnavailable, UserError
 from .describe_files import Description, class_rows, labels_in_short
@@ -55,7 +55,7 @@ def describe_artifact(path: Path) -> Description:
     return "engine" if side else "onnx", facts, class_rows(record.card.labels), record.card.labels
 
 
-def _here(side: Side) -> tuple[str | None, str | None]:
+def _here(side: EngineSidecar) -> tuple[str | None, str | None]:
     """This machine's version of the engine's runtime, and its GPU's compute capability; None where there is none."""
     import torch
 
