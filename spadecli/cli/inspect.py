@@ -66,7 +66,7 @@ def _in_order(facts: dict[str, Any]) -> dict[str, Any]:
     """What was measured now comes last, where it is seen; of many latent dimensions only the first."""
     if "style" not in facts:
         return facts
-    from ..commands.stylize.usage import style_in_short
+    from ..commands.styles.usage import style_in_short
 
     return {**{k: v for k, v in facts.items() if k != "style"}, "style": style_in_short(facts["style"])}
 

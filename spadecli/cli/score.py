@@ -14,9 +14,9 @@ from ..core.sizes import parse_size
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
-    from ..commands.score.command import ScoreResult
     from ..commands.score.distances import Distances
     from ..commands.score.protocol import Protocol
+    from ..commands.score.result import ScoreResult
     from ..commands.score.segmentation import Segmentation
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +54,22 @@ def read_card(path: Path) -> Card:
         raise UserError(message, problems=describe_errors(e, Card)) from e
     except ValueError as e:
         raise UserError(f"{path}: its card is damaged ({e})") from e
+
+
+def count_parameters(path: Path) -> dict[str, int]:
+    """Part of the network ("generator", "encoder", ...) -> number of trained values; running statistics do not count.
+
+    Reads the header only.
+    """
+    from safetensors import safe_open
+
+    counts: dict[str, int] = {}
+    with safe_open(path, framework="np") as f:
+        for name in f.keys():  # noqa: SIM118 - not a mapping
+            if "running_" not in name:
+                part = name.partition(".")[0]
+                counts[part] = counts.get(part, 0) + math.prod(f.get_slice(name).get_shape())
+    return counts
 
 
 def save_weights(

@@ -16,7 +16,7 @@ from ...core.report import Report
 from ...core.version import VERSION
 from ...store.atomic import write_bytes, write_text
 from ...weights.card import Card
-from ...weights.file import read_card
+from ...weights.file import count_parameters, read_card
 from .options import ConvertOptions, ConvertResult
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def _other_files(options: ConvertOptions, card: Card, output: Path) -> tuple[Pat
 
 
 def _parameters(weights: Path) -> int:
-    from ..inspect.describe_files import parameters
-
-    return sum(parameters(weights).values())
+    return sum(count_parameters(weights).values())
 
 
 def _onnx_files(exported: Exported, output: Path) -> dict[Path, bytes | str]:

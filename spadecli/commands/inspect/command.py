@@ -13,7 +13,7 @@ from ...core.recipe import find_recipe, load_recipe, shipped_recipes
 from ...core.report import Report, Silent
 from ...data.folder import EXPECTED, Item, scan
 from ...data.masks import MaskFormat
-from ..stylize.usage import measure_style
+from ..styles.usage import measure_style
 from .describe_artifacts import describe_artifact
 from .describe_files import describe_h5, describe_recipe, describe_weights
 from .describe_folders import describe_renders, describe_run, is_renders, is_run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,14 @@ def describe_weights(path: Path) -> Description:
     Raises UserError where the file is no weights file of this project.
     """
     from ...segmenter.file import is_segmenter, read_segmenter_card
-    from ...weights.file import read_card
+    from ...weights.file import count_parameters, read_card
 
     segmenter = is_segmenter(path)
     card = read_segmenter_card(path) if segmenter else read_card(path)
     facts = {
         **card.model_dump(mode="json", exclude={"labels"}),
         "labels": labels_in_short(card.labels),
-        "parameters": parameters(path),
+        "parameters": count_parameters(path),
         "bytes": path.stat().st_size,
     }
     return "segmenter weights" if segmenter else "weights", facts, class_rows(card.labels), card.labels
@@ -81,19 +80,6 @@ def _packed(path: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], Rows]:
     return facts, [
         {"value": r["value"], **c} for r, c in zip(class_rows(packed.labels), packed.report["classes"], strict=True)
     ]
-
-
-def parameters(path: Path) -> dict[str, int]:
-    """Numbers of trained values in each part of a weights file; running statistics do not count."""
-    from safetensors import safe_open
-
-    counts: dict[str, int] = {}
-    with safe_open(path, framework="np") as f:
-        for name in f.keys():  # noqa: SIM118 - not a mapping
-            if "running_" not in name:
-                part = name.partition(".")[0]
-                counts[part] = counts.get(part, 0) + math.prod(f.get_slice(name).get_shape())
-    return counts
 
 
 def labels_in_short(labels: LabelSpace) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from ...core.cache import cache_dir
 from ...core.errors import UserError
@@ -13,18 +12,18 @@ from ...core.report import Report, Silent
 from ...data.folder import Item, scan
 from ...store import h5
 from ...store.manifest import NAME as MANIFEST_NAME
-from ..stylize.usage import StyleFindings
 from . import distances, segmentation, style
 from . import sample_diversity as diversity
 from .choose import choose_networks, choose_segmenter
-from .distances import DistancePlan, Distances
+from .distances import DistancePlan
 from .options import ScoreOptions, Settings, check_options, selection, settings_of
 from .presets import Preset
 from .protocol import Protocol, find_weights, size_counts
 from .report import write_report
+from .result import ScoreResult
 from .results_file import write_scores
-from .sample_diversity import Diversity, DiversityPlan
-from .segmentation import Segmentation, SegmentationPlan
+from .sample_diversity import DiversityPlan
+from .segmentation import SegmentationPlan
 from .sets import renders_in, select, sizes_of
 from .source_masks import find_masks
 from .style import StylePlan
@@ -35,25 +34,6 @@ DIVERSITY = "diversity between samples"
 STYLE = "use of style"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """What was measured, and the protocol that says what was not, and why. path, report: the files written."""
-
-    distances: tuple[Distances, ...]
-    segmentation: Segmentation | None
-    diversity: Diversity | None
-    style: StyleFindings | None
-    protocol: Protocol
-    path: Path | None
-    report: Path | None
-
-    def as_json(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
-        plain = asdict(self)
-        plain["style"] = self.style.as_json() if self.style else None
-        return {**plain, "path": str(self.path) if self.path else None, "report": str(self.report or "") or None}
 
 
 @dataclass(frozen=True)

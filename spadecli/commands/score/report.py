@@ -6,7 +6,7 @@ import base64
 import io
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,11 @@ from PIL import Image
 
 from ...data.masks import read_photo
 from ...store.atomic import write_text
+from .result import ScoreResult
 from .segmentation import Counted, Segmentation, SegmentationPlan, predict
 from .sets import stem
 from .source_masks import channel_colors
 from .words import distance_rows, percent, protocol_words, with_deviation
-
-if TYPE_CHECKING:
-    from .command import ScoreResult
 
 SHOWN = 6  # best and worst images, each
 THUMBNAIL = 192  # longer side of an embedded picture, pixels

@@ -10,7 +10,7 @@ from ...core.report import Report
 from ...data.folder import Item
 from ...data.masks import MaskFormat
 from ...weights.file import read_card
-from ..stylize.usage import MAX_MASKS, MAX_PHOTOS, StyleFindings, measure_style
+from ..styles.usage import MAX_MASKS, MAX_PHOTOS, StyleFindings, measure_style
 from .options import ScoreOptions
 from .protocol import StyleProtocol
 from .source_masks import Masks
@@ -57,5 +57,5 @@ def plan_style(
 
 
 def measure(plan: StylePlan, device: str, report: Report) -> StyleFindings:
-    """See :func:`spadecli.commands.stylize.usage.measure_style`."""
+    """See :func:`spadecli.commands.styles.usage.measure_style`."""
     return measure_style(plan.weights, plan.photos, plan.masks, device, report, plan.mask_format)

@@ -15,7 +15,7 @@ from ...core.sizes import format_size
 from ...data.folder import scan
 from ...store.h5 import file_sha256
 from ...store.styles_file import StyleEntry, read_styles, write_styles
-from ..stylize.encode import Photo, check_encoder, encode_photos
+from .encode import Photo, check_encoder, encode_photos
 
 MAX_WORKERS = 8
 

@@ -20,9 +20,9 @@ from ...store.manifest import Row, read_manifest
 from ...store.styles_file import StyleEntry
 from ..render.command import MAX_WORKERS, RenderResult, render_with
 from ..render.options import RenderOptions, Source
+from ..styles.encode import Photo, check_encoder, encode_photos
 from .columns import Column, Settings, make_columns
 from .consistency import Carry, measure
-from .encode import Photo, check_encoder, encode_photos
 from .pictures import check_sheet, write_references, write_sheet
 from .references import Mix, Reference, default_reference, parse_mix, resolve, unique
 

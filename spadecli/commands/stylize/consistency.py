@@ -14,7 +14,8 @@ from ...data.masks import read_photo, resize_photo
 from ...metrics.color import mean_lab
 from ...metrics.style_usage import Match, encode_all, match
 from ..render.latents import Style
-from .encode import read_values
+from ..styles.encode import read_values
+from ..styles.usage import match_words
 
 MAX_IMAGES = 64
 WORKING_SIZE = (64, 64)  # for mean colours
@@ -70,11 +71,3 @@ def measure(
 
 def _color(path: Path) -> Any:
     return mean_lab(resize_photo(read_photo(path), WORKING_SIZE))
-
-
-def match_words(found: Match) -> str:
-    """Right against shuffled references."""
-    return (
-        f"{found.right:.2f} from their own reference, {found.shuffled:.2f} from the others; "
-        f"the nearest is their own for {found.top1:.0%} (chance {1 / found.num_references:.0%})"
-    )

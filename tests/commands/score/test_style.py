@@ -16,7 +16,8 @@ from spadecli.commands.render.command import RenderOptions
 from spadecli.commands.score import choose, style
 from spadecli.commands.score.command import STYLE, ScoreOptions, score
 from spadecli.commands.score.sets import renders_in, styles_of
-from spadecli.commands.stylize import command, usage
+from spadecli.commands.styles import usage
+from spadecli.commands.stylize import command
 from spadecli.commands.stylize.command import StylizeOptions, stylize
 from spadecli.core.report import Silent
 from spadecli.store import h5

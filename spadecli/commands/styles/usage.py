@@ -18,7 +18,6 @@ from ...data.masks import MaskFormat, read_mask, read_photo, resize_codes, resiz
 from ...data.pixels import image_bytes
 from ...metrics.color import mean_lab
 from ...metrics.style_usage import Match, StyleUsage, encode_all, match, style_usage
-from .consistency import match_words
 from .encode import check_encoder, read_values
 
 T = TypeVar("T")
@@ -133,6 +132,14 @@ def style_in_short(found: dict[str, Any]) -> dict[str, Any]:
     usage["kl"] = usage["kl"][:SHOWN_KL]
     usage["active"] = f"{usage['active']} of {usage['z_dim']} dimensions"
     return {"usage": usage, **{k: v for k, v in found.items() if k != "usage"}}
+
+
+def match_words(found: Match) -> str:
+    """Right against shuffled references."""
+    return (
+        f"{found.right:.2f} from their own reference, {found.shuffled:.2f} from the others; "
+        f"the nearest is their own for {found.top1:.0%} (chance {1 / found.num_references:.0%})"
+    )
 
 
 def _examples(backend: Backend) -> NDArray[np.uint8]:
