@@ -11,6 +11,7 @@ import typer
 from ..core.errors import SpadeError, UserError
 from ..core.ranks import Ranks, leave_message
 from ..core.version import VERSION
+from .compare import compare
 from .convert import convert
 from .doctor import doctor
 from .examples import examples
@@ -49,6 +50,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     stylize,
     styles,
     score,
+    compare,
     examples,
     doctor,
 )

@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ..core.errors import UserError
 from ..core.sizes import parse_size
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
@@ -21,13 +20,8 @@ if TYPE_CHECKING:
 
 
 def score(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="RENDERS",
-            help="Folder of renders; two with --compare, files of votes with --tally.",
-            show_default="the newest in this folder",
-        ),
+    renders: Annotated[
+        Path | None, typer.Argument(help="Folder of renders.", show_default="the newest in this folder")
     ] = None,
     real: Annotated[
         Path | None,
@@ -108,17 +102,9 @@ def score(
     save_real: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep the photographs' statistics, to give as --real later.")
     ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Write a page that shows two folders blind, side by side, to vote on.")
-    ] = False,
-    max_pairs: Annotated[int, typer.Option(min=1, help="Pairs on that page.")] = 100,
-    tally: Annotated[bool, typer.Option("--tally", help="Count files of votes from that page.")] = False,
-    key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Key of the comparison.", show_default="beside the votes")
-    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Scores file, or page.", show_default="RENDERS/scores.h5, compare.html"),
+        typer.Option("-o", "--out", help="Scores file.", show_default="RENDERS/scores.h5"),
     ] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no scores.html.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Pictures per call of a network.")] = 32,
@@ -134,24 +120,13 @@ def score(
     Example: spade score renders/ --real data/facades/photos --holdout facades
     """
     ui = UI(quiet, verbose, as_json)
-    given = paths or []
-    if compare or tally:
-        if compare and tally:
-            raise UserError("--compare and --tally exclude each other")
-        _study(ui, given, compare, max_pairs, key, out, dry_run)
-        return
-    if len(given) > 1:
-        raise UserError(
-            f"{len(given)} folders of renders: {', '.join(map(str, given))}; expected one",
-            hint="--compare shows two side by side",
-        )
     requested = parse_size(size)
     from ..commands.score.command import ScoreOptions, plan_score
     from ..commands.score.command import score as run
     from ..commands.score.sets import newest_renders
 
     options = ScoreOptions(
-        renders=None if floor_only else given[0] if given else newest_renders(),
+        renders=None if floor_only else renders or newest_renders(),
         real=real,
         labels=labels,
         extractor=extractor,
@@ -189,33 +164,6 @@ def score(
         return
     result = run(options, ui)
     ui.result(result.as_json(), [*_closing_lines(result), *_protocol_lines(result.protocol)], _tables(result))
-
-
-def _study(
-    ui: UI, paths: list[Path], compare: bool, max_pairs: int, key: Path | None, out: Path | None, dry_run: bool
-) -> None:
-    if not compare:
-        from ..commands.compare.tally import tally
-
-        counted = tally(paths, key)
-        ui.result(counted.as_json(), counted.lines())
-        return
-    from ..commands.compare.study import CompareOptions, find_pairs, write_comparison
-
-    if len(paths) != 2:
-        raise UserError(f"--compare takes two folders of renders, found {len(paths)}", hint="spade score --compare A B")
-    if dry_run:
-        pairs = len(find_pairs(*paths))
-        ui.result({"pairs": min(pairs, max_pairs)}, [f"would show {min(pairs, max_pairs)} of {pairs} pairs"])
-        return
-    written = write_comparison(CompareOptions(paths[0], paths[1], out or Path("compare.html"), max_pairs))
-    lines = [
-        f"{written.pairs} pairs" + (f", {written.left_out} left out (--max-pairs)" if written.left_out else ""),
-        f"page, for everyone who votes: {written.page}",
-        f"key, not for them: {written.key}",
-        f"then: spade score --tally votes-*.json --key {written.key}",
-    ]
-    ui.result(written.as_json(), lines)
 
 
 def _tables(result: ScoreResult) -> tuple[Table, ...]:

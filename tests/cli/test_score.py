@@ -96,26 +96,6 @@ def test_without_an_extractor_it_says_where_to_get_one(
     assert "inception-2015-12-05.pt" in capsys.readouterr().err
 
 
-def test_two_folders_are_compared_and_votes_tallied(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    photographs(Path("other"), HELD, seed=5)
-    assert run("--compare", "renders", "other", "--dry-run") == 0
-    assert "would show 3 of 3 pairs" in capsys.readouterr().out
-    assert not Path("compare.html").exists()
-    assert run("--compare", "renders", "other") == 0
-    assert "key, not for them: compare.key.json" in capsys.readouterr().out
-    study = json.loads(Path("compare.key.json").read_text())["study"]
-    votes = [{"pair": i, "choice": "left"} for i in range(3)]
-    ballot = {"format": "spade-compare-votes", "study": study, "ballot": "x", "votes": votes}
-    Path("votes-x.json").write_text(json.dumps(ballot))
-    assert run("--tally", "votes-x.json", "--json") == 0
-    counted = json.loads(capsys.readouterr().out)
-    assert counted["first_votes"] + counted["second_votes"] == 3
-    assert run("--compare", "renders") == 2
-    assert "takes two folders of renders, found 1" in capsys.readouterr().err
-    assert run("renders", "other") == 2
-    assert "expected one" in capsys.readouterr().err
-
-
 def test_without_renders_it_says_how_to_make_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

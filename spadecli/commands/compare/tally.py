@@ -1,4 +1,4 @@
-"""Votes of a comparison, counted: shares with a binomial interval, and whether the difference could be chance."""
+"""``spade compare --tally``: shares of the votes with a binomial interval, and whether they could be chance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
-from .study import KEY_SUFFIX, read_key, read_votes
+from .votes import KEY_SUFFIX, OUT, read_key, read_votes
 
 Z_95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
 
@@ -31,11 +31,11 @@ class Tally:
     p_value: float
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Plain values, for programs."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """A summary for people."""
         total = self.first_votes + self.second_votes
         lines = [
             f"{self.first}: {self.first_votes} of {total} votes, {self.share:.1%} "
@@ -49,12 +49,13 @@ class Tally:
 
 
 def tally(paths: Sequence[Path], key_path: Path | None) -> Tally:
-    """Count files of votes with the key of their comparison; None: the one key file beside the votes or here.
+    """Count files of votes with the key of their comparison; None: the only key file beside the votes, here or
+    in OUT.
 
-    Raises UserError where there is no key, or files do not belong to it, or there are no votes.
+    Raises UserError where the key is missing, files do not belong to it, or they hold no votes.
     """
     if not paths:
-        raise UserError("no files of votes", hint="spade score --tally votes/*.json")
+        raise UserError("no files of votes", hint="spade compare --tally votes-*.json")
     key = read_key(key_path or _find_key(paths))
     votes = read_votes(paths, key)
     if not votes:
@@ -79,13 +80,13 @@ def tally(paths: Sequence[Path], key_path: Path | None) -> Tally:
 
 
 def _find_key(paths: Sequence[Path]) -> Path:
-    folders = dict.fromkeys([*(p.parent for p in paths), Path()])
+    folders = dict.fromkeys([*(p.parent for p in paths), Path(), OUT])
     keys = {p.resolve(): p for folder in folders for p in sorted(folder.glob(f"*{KEY_SUFFIX}"))}
     if len(keys) != 1:
-        found = [str(p) for p in keys.values()]
+        none = f"no key of the comparison beside the votes, here or in {OUT}"
         raise UserError(
-            "no key of the comparison beside the votes or here" if not keys else "several keys of comparisons",
-            problems=found,
+            "several keys of comparisons" if keys else none,
+            problems=[str(p) for p in keys.values()],
             hint="name it with --key FILE; it was written beside the page",
         )
     return next(iter(keys.values()))

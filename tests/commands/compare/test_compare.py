@@ -16,7 +16,7 @@ import pytest
 from pictures import photographs
 from PIL import Image
 
-from spadecli.commands.compare.study import CompareOptions, write_comparison
+from spadecli.commands.compare.command import CompareOptions, compare
 from spadecli.commands.compare.tally import sign_test, tally, wilson_interval
 from spadecli.core.errors import UserError
 
@@ -30,9 +30,10 @@ def page(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir()
         for name in NAMES:
             Image.new("RGB", (32, 24), (level, level, level)).save(tmp_path / folder / f"{name}.png")
-    options = CompareOptions(tmp_path / "gloomy", tmp_path / "sunny", tmp_path / "study.html")
-    assert write_comparison(options).pairs == 12
-    return options.out
+    options = CompareOptions(tmp_path / "gloomy", tmp_path / "sunny", tmp_path / "study")
+    result = compare(options)
+    assert result.pairs == 12
+    return result.page
 
 
 def shown(page: Path) -> list[dict[str, str]]:
@@ -45,7 +46,7 @@ def brightness(url: str) -> float:
 
 
 def key_of(page: Path) -> dict[str, object]:
-    return json.loads((page.parent / "study.key.json").read_text("utf-8"))
+    return json.loads((page.parent / "compare.key.json").read_text("utf-8"))
 
 
 def ballot(page: Path, name: str, choices: list[str], **changes: object) -> Path:
@@ -70,10 +71,27 @@ def test_the_page_is_blind_and_the_key_is_right(page: Path) -> None:
 def test_both_sides_are_encoded_alike(tmp_path: Path) -> None:
     photographs(tmp_path / "a", ["x"], size=(64, 64))
     photographs(tmp_path / "b", ["x"], seed=1, size=(128, 128))
-    write_comparison(CompareOptions(tmp_path / "a", tmp_path / "b", tmp_path / "study.html"))
-    (pair,) = shown(tmp_path / "study.html")
+    compare(CompareOptions(tmp_path / "a", tmp_path / "b", tmp_path / "study"))
+    (pair,) = shown(tmp_path / "study" / "compare.html")
     images = [Image.open(io.BytesIO(base64.b64decode(pair[side].partition(",")[2]))) for side in ("left", "right")]
     assert [(i.size, i.format) for i in images] == [((64, 64), "JPEG")] * 2
+
+
+def test_a_seed_fixes_everything_and_no_seed_nothing(tmp_path: Path) -> None:
+    for folder, seed in (("a", 0), ("b", 1)):
+        photographs(tmp_path / folder, NAMES, seed=seed)
+
+    def write(out: str, seed: int | None) -> tuple[str, str]:
+        result = compare(CompareOptions(tmp_path / "a", tmp_path / "b", tmp_path / out, pairs=8, seed=seed))
+        assert (result.pairs, result.left_out) == (8, 4)
+        return result.page.read_text("utf-8"), result.key.read_text("utf-8")
+
+    assert write("1", 3) == write("2", 3)
+    assert write("3", 4)[1] != write("4", 3)[1]
+    assert write("5", None)[1] != write("6", None)[1]
+    photographs(tmp_path / "b", NAMES, seed=2)
+    assert json.loads(write("7", 3)[1])["study"] != json.loads(write("8", 4)[1])["study"]
+    assert json.loads(write("9", 3)[1])["study"] != json.loads((tmp_path / "1/compare.key.json").read_text())["study"]
 
 
 def test_votes_are_unblinded_and_counted(page: Path) -> None:
@@ -84,7 +102,7 @@ def test_votes_are_unblinded_and_counted(page: Path) -> None:
     result = tally(files, None)
     assert (result.first_votes, result.second_votes, result.ballots, result.pairs) == (18, 6, 2, 12)
     assert result.first.endswith("gloomy")
-    assert tally([*files, files[0]], page.parent / "study.key.json") == result  # a ballot counts once
+    assert tally([*files, files[0]], page.parent / "compare.key.json") == result  # a ballot counts once
     assert "18 of 24 votes, 75.0%" in result.lines()[0]
 
 
@@ -99,15 +117,15 @@ def test_interval_and_test_against_known_values() -> None:
 
 def test_bad_input(page: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="key of an earlier comparison"):
-        write_comparison(CompareOptions(tmp_path / "gloomy", tmp_path / "sunny", page))
+        compare(CompareOptions(tmp_path / "gloomy", tmp_path / "sunny", page.parent))
     with pytest.raises(UserError, match="compared with itself"):
-        write_comparison(CompareOptions(tmp_path / "gloomy", tmp_path / "gloomy", tmp_path / "x.html"))
+        compare(CompareOptions(tmp_path / "gloomy", tmp_path / "gloomy", tmp_path / "x"))
     shutil.copytree(tmp_path / "gloomy", tmp_path / "copy")
     with pytest.raises(UserError, match="hold the same pictures"):
-        write_comparison(CompareOptions(tmp_path / "gloomy", tmp_path / "copy", tmp_path / "x.html"))
+        compare(CompareOptions(tmp_path / "gloomy", tmp_path / "copy", tmp_path / "x"))
     photographs(tmp_path / "others", ["elsewhere"])
-    with pytest.raises(UserError, match="no render of either"):
-        write_comparison(CompareOptions(tmp_path / "gloomy", tmp_path / "others", tmp_path / "x.html"))
+    with pytest.raises(UserError, match="have no render of the same mask"):
+        compare(CompareOptions(tmp_path / "gloomy", tmp_path / "others", tmp_path / "x"))
     (tmp_path / "notes.json").write_text("{")
     files = [
         ballot(page, "other", ["left"], study="beef"),
