@@ -15,6 +15,7 @@ from .compare import compare
 from .convert import convert
 from .doctor import doctor
 from .examples import examples
+from .help import CompactCommand
 from .inspect import inspect
 from .pack import pack
 from .render import render
@@ -55,7 +56,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     doctor,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=CompactCommand)(command)
 
 
 def _print_version(wanted: bool) -> None:

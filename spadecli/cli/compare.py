@@ -22,7 +22,7 @@ def compare(
         int | None, typer.Option(min=1, metavar="N", help="Pairs to show, drawn at random.", show_default="100")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Fixes pairs, order and sides.", show_default="random")
+        int | None, typer.Option(min=0, metavar="N", help="Fixes pairs, order and sides.", show_default="random")
     ] = None,
     tally: Annotated[bool, typer.Option("--tally", help="Count files of votes.")] = False,
     key: Annotated[
@@ -34,11 +34,11 @@ def compare(
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Compare two folders of renders by a blind user study: one page to vote on, and a key that stays with you.
+    """Compare two folders of renders by a blind user study: a page to vote on, and a key for you.
 
     Example: spade compare renders/ other/ -o study/
 
-    Each voter saves a file of votes from the page: spade compare --tally votes-*.json --key study/compare.key.json
+    Voters send files of votes: spade compare --tally votes-*.json --key study/compare.key.json
     """
     ui = UI(quiet, verbose, as_json)
     from ..commands.compare import command

@@ -8,69 +8,112 @@ from typing import Annotated, Literal
 import typer
 
 from ..core.sizes import parse_fixed_size
+from .help import CHECKS
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
+
+ENGINES, SAFETENSORS, NVLABS = "TensorRT engines", "Weights (safetensors)", "NVlabs checkpoints"
 
 
 def convert(
-    weights: Annotated[Path, typer.Argument(help=".safetensors, or NVlabs latest_net_G.pth.", show_default=False)],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: beside the input.")] = None,
+    weights: Annotated[
+        Path, typer.Argument(metavar="WEIGHTS", help="Weights (.safetensors), or NVlabs latest_net_G.pth.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="File to write.", show_default="beside the input"),
+    ] = None,
     to: Annotated[
-        Literal["safetensors", "onnx", "tensorrt", "tensorrt-rtx"], typer.Option("--to", help="Kind of file to write.")
+        Literal["safetensors", "onnx", "tensorrt", "tensorrt-rtx"],
+        typer.Option(metavar="KIND", help="safetensors, onnx, tensorrt or tensorrt-rtx."),
     ] = "safetensors",
     precision: Annotated[
-        Literal["fp32", "fp16", "bf16"], typer.Option(help="Of ONNX and engines, fixed in the file.")
+        Literal["fp32", "fp16", "bf16"],
+        typer.Option(metavar="NAME", help="fp32, fp16 or bf16, for ONNX and engines."),
     ] = "fp32",
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Image size of ONNX and engines.", show_default="the training size"),
+        typer.Option(metavar="HxW", help="Image size, for ONNX and engines.", show_default="as trained"),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify", help="Compare with torch; keep nothing that misses.", rich_help_panel=CHECKS
+        ),
+    ] = True,
     masks: Annotated[
         str | None,
-        typer.Option(metavar="MIN,OPT,MAX", help="Masks that an engine takes in a call.", show_default="1,4,8"),
+        typer.Option(metavar="MIN,OPT,MAX", help="Masks per call.", show_default="1,4,8", rich_help_panel=ENGINES),
     ] = None,
     samples: Annotated[
         str | None,
-        typer.Option(metavar="MIN,OPT,MAX", help="Samples a mask that it takes.", show_default="1,1,4"),
+        typer.Option(metavar="MIN,OPT,MAX", help="Samples per mask.", show_default="1,1,4", rich_help_panel=ENGINES),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="SM,...", help="GPUs of a tensorrt-rtx engine, such as sm75,sm86.", show_default="sm80 and later"
+            metavar="SM,...",
+            help="GPUs, such as sm75,sm86 (tensorrt-rtx).",
+            show_default="sm80 and later",
+            rich_help_panel=ENGINES,
         ),
     ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare with torch, and leave nothing that differs too much.")
-    ] = True,
-    encoder: Annotated[Path | None, typer.Option(help="NVlabs latest_net_E.pth.")] = None,
-    preset: Annotated[
-        Literal["coco", "ade20k", "cityscapes", "facades"] | None, typer.Option(help="A published model's options.")
+    half: Annotated[
+        bool, typer.Option("--half", help="Store float16: half the size.", rich_help_panel=SAFETENSORS)
+    ] = False,
+    metrics: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Add JSON of spade score --json to the card. Repeatable.", rich_help_panel=SAFETENSORS
+        ),
     ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Classes, without the don't-care class.")] = None,
+    encoder: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="NVlabs latest_net_E.pth.", rich_help_panel=NVLABS)
+    ] = None,
+    preset: Annotated[
+        Literal["coco", "ade20k", "cityscapes", "facades"] | None,
+        typer.Option(
+            metavar="NAME", help="Published options: coco, ade20k, cityscapes or facades.", rich_help_panel=NVLABS
+        ),
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(metavar="N", help="Classes without the don't-care class.", rich_help_panel=NVLABS)
+    ] = None,
     dont_care: Annotated[
-        bool | None, typer.Option("--dont-care/--no-dont-care", help="File value 255 is a class of its own.")
+        bool | None,
+        typer.Option(
+            "--dont-care/--no-dont-care", help="File value 255 is a class of its own.", rich_help_panel=NVLABS
+        ),
     ] = None,
     instance: Annotated[
-        bool | None, typer.Option("--instance/--no-instance", help="An instance-edge channel comes last.")
+        bool | None,
+        typer.Option("--instance/--no-instance", help="The last channel is instance edges.", rich_help_panel=NVLABS),
     ] = None,
-    crop_size: Annotated[int | None, typer.Option(min=32, help="Width of the training images.")] = None,
-    aspect: Annotated[float | None, typer.Option(min=0.05, help="Width / height of the training images.")] = None,
-    upsampling: Annotated[Literal["normal", "more", "most"] | None, typer.Option(help="As trained.")] = None,
-    norm: Annotated[str | None, typer.Option(help="NVlabs' option, such as spectralspadesyncbatch3x3.")] = None,
-    half: Annotated[bool, typer.Option("--half", help="Write float16: half the size.")] = False,
-    metrics: Annotated[
-        list[Path] | None, typer.Option(help="JSON that joins the card's metrics, as spade score --json prints it.")
+    crop_size: Annotated[
+        int | None, typer.Option(min=32, metavar="N", help="Width of the training images.", rich_help_panel=NVLABS)
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    aspect: Annotated[
+        float | None,
+        typer.Option(min=0.05, metavar="X", help="Width / height of the training images.", rich_help_panel=NVLABS),
+    ] = None,
+    upsampling: Annotated[
+        Literal["normal", "more", "most"] | None,
+        typer.Option(metavar="HOW", help="normal, more or most, as trained.", rich_help_panel=NVLABS),
+    ] = None,
+    norm: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="As trained, such as spectralspadesyncbatch3x3.", rich_help_panel=NVLABS),
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = 0,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Convert weights to ONNX or TensorRT; import NVlabs/SPADE checkpoints without running any code in them.
+    """Convert weights to ONNX or TensorRT; import NVlabs checkpoints without running code in them.
 
     Example: spade convert weights/facades.safetensors --to onnx -o facades.onnx
 
-    A checkpoint: spade convert latest_net_G.pth --encoder latest_net_E.pth --preset coco
+    Checkpoint: spade convert latest_net_G.pth --encoder latest_net_E.pth --preset coco
     """
     ui = UI(quiet, verbose, as_json)
     from ..commands.convert.command import ConvertOptions, convert, parse_profile, parse_targets

@@ -11,15 +11,18 @@ from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
 def examples(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where masks/ and photo.jpg go.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for masks/ and photo.jpg.")] = Path(),
     weights: Annotated[
-        Path | None, typer.Option("-w", "--weights", help="What renders photo.jpg.", show_default="shipped facades")
+        Path | None,
+        typer.Option(
+            "-w", "--weights", metavar="FILE", help="Weights that render photo.jpg.", show_default="shipped facades"
+        ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option("--sheet", metavar="FILE", help="Also a JPEG or PNG of every mask beside three renders."),
+        typer.Option("--sheet", metavar="FILE", help="Also a JPEG or PNG of each mask beside three renders."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write again what exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
     as_json: AsJson = False,

@@ -10,47 +10,51 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from .pack import MaskFormat
+from . import render_options as shared
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
+STYLE = "Use of style (of weights)"
 MAX_SHOWN = 50  # of a list, without --json
 
 
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(
-            help="A mask, a folder (of masks, renders, a run), a recipe, weights, ONNX, an engine or an .h5 file."
-        ),
+        typer.Argument(metavar="PATH", help="Mask, folder of masks or renders, run, recipe, weights or .h5 file."),
     ],
     weights: Annotated[
-        Path | None, typer.Option("--for", metavar="WEIGHTS", help="Check that it fits these weights.")
+        Path | None, typer.Option("--for", metavar="FILE", help="Check that it fits these weights.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Check that it fits this recipe's label space.")
+        str | None, typer.Option(metavar="RECIPE", help="Check that it fits this recipe's label space.")
     ] = None,
-    mask_format: MaskFormat = "auto",
+    mask_format: shared.MaskFormat = "auto",
     photos: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Weights: measure on these photos how much style is used.", show_default=False
-        ),
+        typer.Option(metavar="DIR", help="Photos to measure the use of style on.", rich_help_panel=STYLE),
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="With --photos: the masks to render.", show_default="example masks"),
+        typer.Option(
+            metavar="DIR", help="With --photos: masks to render.", show_default="example masks", rich_help_panel=STYLE
+        ),
     ] = None,
-    holdout: Annotated[str, typer.Option(metavar="RECIPE", help="With --photos: only what it holds out.")] = "",
+    holdout: Annotated[
+        str,
+        typer.Option(
+            metavar="RECIPE", help="With --photos: only the names that a recipe holds out.", rich_help_panel=STYLE
+        ),
+    ] = "",
     quiet: Quiet = False,
     verbose: Verbose = 0,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Say what is in a mask, a folder, a recipe, weights or an .h5 file, and what is wrong with it.
+    """Show what is in a mask, a folder, a recipe, weights or an .h5 file, and what is wrong with it.
 
     Example: spade inspect masks/
 
-    With --for or --recipe, the exit code is 2 where something does not fit, and every misfit is listed.
+    With --for or --recipe, everything that does not fit is listed, with exit code 2.
     """
     from ..commands.inspect import command
 

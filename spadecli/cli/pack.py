@@ -4,51 +4,58 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from ..core.errors import PartialFailure, UserError
 from ..core.sizes import Size, format_size, parse_size
+from . import render_options as shared
+from .help import INPUT
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
     from ..commands.pack.command import PackResult
 
 
-MaskFormat = Annotated[
-    Literal["auto", "index", "color"],
-    typer.Option("--mask-format", help="Read masks by value or by colour; auto: RGB by colour, all others by value."),
-]
-
-
 def pack(
-    photos: Annotated[Path | None, typer.Argument(help="Folder of photos. [default: the recipe's]")] = None,
-    masks: Annotated[Path | None, typer.Argument(help="Folder of masks. [default: the recipe's]")] = None,
+    photos: Annotated[
+        Path | None, typer.Argument(metavar="PHOTOS", help="Folder of photos.", show_default="as in the recipe")
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Argument(metavar="MASKS", help="Folder of masks.", show_default="as in the recipe")
+    ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            "--recipe", help="Label space, folders and sizes: a name or a file. [./recipe.toml, else facades]"
-        ),
+        typer.Option(metavar="RECIPE", help="A name or a TOML file.", show_default="./recipe.toml, or facades"),
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write. [default: the recipe's]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="File to write.", show_default="as in the recipe"),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Size to pack at.", show_default="as in the recipe")
+    ] = None,
     instances: Annotated[
-        Path | None, typer.Option("--instances", help="Folder of instance maps, or a COCO .json.")
-    ] = None,
-    size: Annotated[str | None, typer.Option("--size", metavar="HxW", help="Size to pack at. [the recipe's]")] = None,
-    mask_format: MaskFormat = "auto",
-    photo_suffix: Annotated[
-        str | None, typer.Option(help="Take only photos that end so: _leftImg8bit.png [default: the recipe's]")
-    ] = None,
-    mask_suffix: Annotated[
-        str | None, typer.Option(help="Take only masks that end so: _gtFine_labelIds.png [default: the recipe's]")
-    ] = None,
-    instance_suffix: Annotated[
-        str | None, typer.Option(help="Take only instance maps that end so. [default: the recipe's]")
+        Path | None, typer.Option(metavar="DIR", help="Folder of instance maps, or a COCO .json.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a packed file of other content.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad pairs out; exit code 4 if any.")] = False,
+    mask_format: shared.MaskFormat = "auto",
+    photo_suffix: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Ending of photos, such as _leftImg8bit.png.", rich_help_panel=INPUT),
+    ] = None,
+    mask_suffix: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Ending of masks, such as _gtFine_labelIds.png.", rich_help_panel=INPUT),
+    ] = None,
+    instance_suffix: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Ending of instance maps.", rich_help_panel=INPUT)
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad pairs out (exit code 4).", rich_help_panel=INPUT)
+    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
     as_json: AsJson = False,
@@ -58,9 +65,8 @@ def pack(
 
     Example: spade pack photos/ masks/ --recipe recipe.toml -o packed.h5
 
-    Photos and masks are paired by relative path without suffix.
-    Masks are PNG (index, palette, or colours of the label space) or .npy.
-    Everything wrong is reported at once, and then nothing is written.
+    Photos and masks are paired by relative path without suffix. All mistakes are reported at once, and then nothing is
+    written.
     """
     from ..commands.pack import command
 

@@ -9,47 +9,52 @@ import typer
 
 from ..core.sizes import parse_size
 from . import render_options as shared
+from .help import SPEED
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
 def render(
     masks: shared.Masks = Path("masks"),
     weights: Annotated[
-        Path | None, typer.Option("-w", "--weights", help="Weights to render with.", show_default="shipped facades")
+        Path | None,
+        typer.Option("-w", "--weights", metavar="FILE", help="Weights to render with.", show_default="shipped facades"),
     ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for images, manifest and gallery.")] = Path(
-        "renders"
-    ),
-    samples: Annotated[int, typer.Option(help="Images per mask, each from its own z.")] = 1,
-    seed: Annotated[int, typer.Option(help="With the mask's name and the sample's number it fixes z.")] = 0,
-    shared_z: Annotated[bool, typer.Option("--shared-z", help="Sample i has the same z for every mask.")] = False,
+    out: shared.Out = Path("renders"),
+    samples: shared.Samples = 1,
     size: shared.Size = None,
-    image_format: shared.ImageFormat = "png",
-    quality: shared.Quality = None,
     instances: shared.Instances = None,
     no_edges: shared.NoEdges = False,
     mask_format: shared.MaskFormat = "auto",
-    batch: shared.Batch = None,
-    workers: shared.Workers = None,
-    device: shared.Device = "auto",
-    engine: Annotated[
-        Literal["off", "auto"],
-        typer.Option(help="auto: build a TensorRT engine (fp16) for this GPU when first needed, and keep it."),
-    ] = "off",
-    plain: shared.Plain = False,
-    precision: shared.Precision = "fp32",
-    tile: shared.Tiled = False,
-    tile_size: shared.TileSize = None,
     skip_bad: shared.SkipBad = False,
+    seed: shared.Seed = 0,
+    shared_z: shared.SharedZ = False,
+    image_format: shared.ImageFormat = "png",
+    quality: shared.Quality = None,
     overwrite: shared.Overwrite = False,
     h5: shared.PixelsInH5 = False,
     no_gallery: shared.NoGallery = False,
+    device: shared.Device = "auto",
+    batch: shared.Batch = None,
+    workers: shared.Workers = None,
+    precision: shared.Precision = "fp32",
+    engine: Annotated[
+        Literal["off", "auto"],
+        typer.Option(
+            metavar="HOW",
+            help="auto: build and keep a TensorRT engine (fp16) for this GPU.",
+            rich_help_panel=SPEED,
+            show_default=False,
+        ),
+    ] = "off",
+    plain: shared.Plain = False,
+    tile: shared.Tiled = False,
+    tile_size: shared.TileSize = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> None:
-    """Render masks as photographs, resuming where an earlier call stopped.
+    """Render masks as photographs; images that exist already are kept.
 
     Example: spade render masks/ --samples 4
     """

@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core.sizes import parse_size
+from . import render_options as shared
+from .help import INPUT, OUTPUT, SPEED
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
@@ -18,98 +20,162 @@ if TYPE_CHECKING:
     from ..commands.score.result import ScoreResult
     from ..commands.score.segmentation import Segmentation
 
+DISTANCES, SEGMENTATION, DIVERSITY = "Distances", "Segmentation", "Diversity and style"
+
 
 def score(
     renders: Annotated[
-        Path | None, typer.Argument(help="Folder of renders.", show_default="the newest in this folder")
+        Path | None,
+        typer.Argument(metavar="RENDERS", help="Folder of renders.", show_default="the newest in this folder"),
     ] = None,
     real: Annotated[
-        Path | None,
-        typer.Option(metavar="PHOTOS", help="Real photographs: a folder, or statistics that --save-real made."),
+        Path | None, typer.Option(metavar="PHOTOS", help="Folder of photographs, or a file of --save-real.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="MASKS", help="Folder of masks.", show_default="as the manifest says")
+        Path | None, typer.Option(metavar="MASKS", help="Folder of masks.", show_default="as in the manifest")
     ] = None,
     segmenter: Annotated[
         str,
         typer.Option(
             metavar="FILE|DIR",
-            help="What labels the renders: segmenter weights, ONNX, a model folder, predicted label maps.",
+            help="Segmenter weights, ONNX, model folder or label maps.",
             show_default="shipped facades",
         ),
     ] = "",
+    holdout: Annotated[str, typer.Option(metavar="RECIPE", help="Score the names that a recipe holds out.")] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="File of scores.", show_default="RENDERS/scores.h5"),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="Score these names (comma-separated). Repeatable.", rich_help_panel=INPUT),
+    ] = None,
+    samples: Annotated[
+        Literal["first", "all"] | None,
+        typer.Option(
+            metavar="WHICH", help="first or all samples of each mask.", show_default="first", rich_help_panel=INPUT
+        ),
+    ] = None,
+    unpaired: Annotated[
+        bool,
+        typer.Option("--unpaired", help="Allow photographs not named like the masks.", rich_help_panel=INPUT),
+    ] = False,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="RECIPE",
+            help="Label space of the masks.",
+            show_default="that of the weights",
+            rich_help_panel=INPUT,
+        ),
+    ] = "",
     mapping: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Which class of the segmenter is which of the masks.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Classes of the segmenter to those of the masks.", rich_help_panel=INPUT),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "-w",
+            "--weights",
+            metavar="FILE",
+            help="Weights of the renders.",
+            show_default="as in the manifest",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     protocol: Annotated[
         Literal["spade-paper", "oasis", "clean"] | None,
-        typer.Option(help="Measure as a published evaluation did, as far as that is documented."),
+        typer.Option(
+            metavar="NAME", help="Published protocol: spade-paper, oasis or clean.", rich_help_panel=DISTANCES
+        ),
     ] = None,
     extractor: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="TorchScript [N,3,H,W] in 0..255 -> [N,D]; segmenter: its features."),
+        typer.Option(
+            metavar="FILE", help="TorchScript [N,3,H,W] in 0..255 -> [N,D], or segmenter.", rich_help_panel=DISTANCES
+        ),
     ] = None,
     inception: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The FID Inception (NVIDIA's TorchScript); its distance is FID.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The FID Inception, NVIDIA's TorchScript.", rich_help_panel=DISTANCES),
     ] = None,
     size: Annotated[
-        str, typer.Option(metavar="HxW|native", help="Compare at this size; native is the renders' own.")
+        str,
+        typer.Option(
+            metavar="HxW", help="Compare at this size, or native for the renders' own.", rich_help_panel=DISTANCES
+        ),
     ] = "native",
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="NAMES", help="Score these names, separated by commas; repeatable.")
-    ] = None,
-    holdout: Annotated[str, typer.Option(metavar="RECIPE", help="Score the names that a recipe holds out.")] = "",
-    recipe: Annotated[
-        str, typer.Option(metavar="RECIPE", help="The masks' label space.", show_default="that of the weights")
-    ] = "",
-    samples: Annotated[
-        Literal["first", "all"] | None,
-        typer.Option(help="Sample 0 of each mask, or every sample in the manifest.", show_default="first"),
-    ] = None,
-    label_resize: Annotated[
-        Literal["to-image", "to-mask"] | None,
-        typer.Option(help="Masks to the picture's size, or predictions to the mask's.", show_default="to-image"),
-    ] = None,
-    absent: Annotated[
-        Literal["left-out", "if-predicted", "zero"] | None,
-        typer.Option(help="Classes without a pixel in the masks, in the mean IoU.", show_default="left-out"),
-    ] = None,
-    perceptual: Annotated[
-        Literal["auto", "vgg19", "squeezenet", "none"],
-        typer.Option(help="Network of the diversity between samples; auto: the one that trained the weights."),
-    ] = "auto",
-    perceptual_weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its weights.", show_default="fetched once")
-    ] = None,
-    unpaired: Annotated[
-        bool, typer.Option("--unpaired", help="Compare with photographs that are named otherwise.")
-    ] = False,
     floor_only: Annotated[
-        bool, typer.Option("--floor-only", help="Photographs against photographs; no renders.")
+        bool, typer.Option("--floor-only", help="Photographs against photographs only.", rich_help_panel=DISTANCES)
     ] = False,
     floor_from: Annotated[
         Path | None,
-        typer.Option(metavar="PHOTOS", help="Draw the floor from here.", show_default="the other photographs"),
+        typer.Option(
+            metavar="PHOTOS",
+            help="Photographs of the floor.",
+            show_default="the others of --real",
+            rich_help_panel=DISTANCES,
+        ),
     ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Draws of the floor.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the floor's draws and KID's subsets.")] = 0,
-    weights: Annotated[
-        Path | None, typer.Option("-w", "--weights", help="What made the renders; its card names its training loss.")
+    draws: Annotated[int, typer.Option(min=1, metavar="N", help="Draws of the floor.", rich_help_panel=DISTANCES)] = 10,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            metavar="N",
+            help="Seed of the floor's draws and KID's subsets.",
+            rich_help_panel=DISTANCES,
+        ),
+    ] = 0,
+    label_resize: Annotated[
+        Literal["to-image", "to-mask"] | None,
+        typer.Option(
+            metavar="HOW",
+            help="Masks to-image, or predictions to-mask.",
+            show_default="to-image",
+            rich_help_panel=SEGMENTATION,
+        ),
+    ] = None,
+    absent: Annotated[
+        Literal["left-out", "if-predicted", "zero"] | None,
+        typer.Option(
+            metavar="HOW",
+            help="Absent classes: left-out, if-predicted or zero.",
+            show_default="left-out",
+            rich_help_panel=SEGMENTATION,
+        ),
+    ] = None,
+    perceptual: Annotated[
+        Literal["auto", "vgg19", "squeezenet", "none"],
+        typer.Option(metavar="NAME", help="vgg19, squeezenet, none; auto: as the loss.", rich_help_panel=DIVERSITY),
+    ] = "auto",
+    perceptual_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its weights.", show_default="fetched once", rich_help_panel=DIVERSITY),
     ] = None,
     no_style: Annotated[
-        bool, typer.Option("--no-style", help="Do not have the weights render, to see how much style they use.")
+        bool, typer.Option("--no-style", help="Do not measure how much style is used.", rich_help_panel=DIVERSITY)
     ] = False,
     save_real: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the photographs' statistics, to give as --real later.")
-    ] = None,
-    out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="Scores file.", show_default="RENDERS/scores.h5"),
+        typer.Option(metavar="FILE", help="Keep the photographs' statistics for --real.", rich_help_panel=OUTPUT),
     ] = None,
-    no_report: Annotated[bool, typer.Option("--no-report", help="Write no scores.html.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures per call of a network.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    cache: Annotated[Path | None, typer.Option(help="Where features are kept.", show_default="~/.cache/spade")] = None,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Write no scores.html.", rich_help_panel=OUTPUT)
+    ] = False,
+    device: shared.Device = "auto",
+    batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Pictures per network call.", rich_help_panel=SPEED)
+    ] = 32,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of cached features.", show_default="~/.cache/spade", rich_help_panel=SPEED
+        ),
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = 0,
     as_json: AsJson = False,

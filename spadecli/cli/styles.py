@@ -7,22 +7,24 @@ from typing import Annotated
 
 import typer
 
+from . import render_options as shared
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
 def styles(
-    photos: Annotated[Path, typer.Argument(help="Folder of photos (searched in depth), or one photo.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The file of styles; what it knows is reused.")] = Path(
-        "styles.h5"
-    ),
+    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of photos (with subfolders), or one photo.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FILE", help="File of styles; those in it already are reused.")
+    ] = Path("styles.h5"),
     weights: Annotated[
-        Path | None, typer.Option("-w", "--weights", help="Weights with an encoder.", show_default="shipped facades")
+        Path | None,
+        typer.Option(
+            "-w", "--weights", metavar="FILE", help="Weights with an encoder.", show_default="shipped facades"
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that read.", show_default="the cores, up to 8")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file of styles that other weights made.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of styles of other weights.")] = False,
+    device: shared.Device = "auto",
+    workers: shared.Workers = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -32,8 +34,8 @@ def styles(
 
     Example: spade styles renders/ -o styles.h5
 
-    A style is named by its photo without suffix: spade stylize --ref styles.h5#NAME. Photos are told by their
-    content, so that renaming one encodes nothing anew.
+    A style is named by its photo without suffix: spade stylize --ref styles.h5#NAME. Photos are recognised by their
+    content: a renamed one is not encoded again.
     """
     ui = UI(quiet, verbose, as_json)
     from ..commands.styles import command

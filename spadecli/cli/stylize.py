@@ -9,6 +9,7 @@ import typer
 
 from ..core.sizes import parse_size
 from . import render_options as shared
+from .help import INPUT, OUTPUT, SAMPLING
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
@@ -17,60 +18,74 @@ def stylize(
     ref: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PHOTO|DIR|STYLES.h5[#NAME]",
-            help="Whose style: a photo, a folder of them, or entries of spade styles. Repeat for more.",
+            metavar="PHOTO",
+            help="Photo, folder, or styles.h5[#NAME]. Repeatable.",
             show_default="photo.jpg",
         ),
     ] = None,
     mix: Annotated[
-        list[str] | None,
+        list[str] | None, typer.Option(metavar="A:0.3,B:0.7", help="A weighted mean of styles. Repeatable.")
+    ] = None,
+    samples: shared.Samples = 1,
+    out: shared.Out = Path("stylized"),
+    size: shared.Size = None,
+    weights: Annotated[
+        Path | None,
         typer.Option(
-            metavar="A:0.3,B:0.7",
-            help="A style between several, in these parts of their sum. Repeat for more.",
-            show_default=False,
+            "-w",
+            "--weights",
+            metavar="FILE",
+            help="Weights with an encoder.",
+            show_default="shipped facades",
+            rich_help_panel=INPUT,
         ),
     ] = None,
-    interpolate: Annotated[
-        int, typer.Option(metavar="N", help="N styles between each --ref and the next.", show_default=False)
-    ] = 0,
-    spherical: Annotated[
-        bool, typer.Option("--spherical", help="Combine two styles by turning the one to the other.")
-    ] = False,
-    strength: Annotated[float, typer.Option(help="Multiplies the style: 0 forgets it, above 1 exaggerates.")] = 1.0,
-    noise: Annotated[
-        float | None,
-        typer.Option(help="Variation around the style, in its own deviation.", show_default="0; 1 with --samples"),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Images per mask and style, each with its own noise.")] = 1,
-    seed: Annotated[int, typer.Option(help="With the mask's name and the sample's number it fixes the noise.")] = 0,
-    shared_z: Annotated[bool, typer.Option("--shared-z", help="Sample i has the same noise for every mask.")] = False,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also a JPEG or PNG of the masks by the styles.", show_default=False),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("-w", "--weights", help="Weights with an encoder.", show_default="shipped facades")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Folder for manifest, gallery, and a folder of images for each style.")
-    ] = Path("stylized"),
-    size: shared.Size = None,
-    image_format: shared.ImageFormat = "png",
-    quality: shared.Quality = None,
     instances: shared.Instances = None,
     no_edges: shared.NoEdges = False,
     mask_format: shared.MaskFormat = "auto",
-    batch: shared.Batch = None,
-    workers: shared.Workers = None,
-    device: shared.Device = "auto",
-    plain: shared.Plain = False,
-    precision: shared.Precision = "fp32",
-    tile: shared.Tiled = False,
-    tile_size: shared.TileSize = None,
     skip_bad: shared.SkipBad = False,
+    interpolate: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="N styles between each --ref and the next.", show_default=False, rich_help_panel=SAMPLING
+        ),
+    ] = 0,
+    spherical: Annotated[
+        bool, typer.Option("--spherical", help="Interpolate two styles along the sphere.", rich_help_panel=SAMPLING)
+    ] = False,
+    strength: Annotated[
+        float,
+        typer.Option(
+            metavar="X", help="Multiplies the style: 0 ignores, above 1 exaggerates it.", rich_help_panel=SAMPLING
+        ),
+    ] = 1.0,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Times the style's own deviation.",
+            show_default="0, or 1 with --samples",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None,
+    seed: shared.Seed = 0,
+    shared_z: shared.SharedZ = False,
+    image_format: shared.ImageFormat = "png",
+    quality: shared.Quality = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also a JPEG or PNG of the masks by the styles.", rich_help_panel=OUTPUT),
+    ] = None,
     overwrite: shared.Overwrite = False,
     h5: shared.PixelsInH5 = False,
     no_gallery: shared.NoGallery = False,
+    device: shared.Device = "auto",
+    batch: shared.Batch = None,
+    workers: shared.Workers = None,
+    precision: shared.Precision = "fp32",
+    plain: shared.Plain = False,
+    tile: shared.Tiled = False,
+    tile_size: shared.TileSize = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -80,8 +95,7 @@ def stylize(
 
     Example: spade stylize masks/ --ref photo.jpg
 
-    Images go to OUT/PHOTO/MASK_0.png. z = strength * mu + noise * sigma * eps: mu and sigma are the photo's, eps is
-    drawn by the seed.
+    Images go to OUT/PHOTO/MASK_0.png; z = strength * mu + noise * sigma * eps (mu, sigma: the photo's).
     """
     ui = UI(quiet, verbose, as_json)
     parsed_size = parse_size(size) if size else None

@@ -13,6 +13,8 @@ from rich.table import Table
 
 from ..core.allocator import use_huge_pages
 from ..core.ranks import Ranks
+from . import render_options as shared
+from .help import INPUT, OUTPUT
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
@@ -25,51 +27,52 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A shipped recipe's name, a TOML file, or a run's folder to go on with. "
-            "Default: the newest unfinished run, else ./recipe.toml, "
-            "else facades."
+            metavar="RECIPE",
+            help="A name, a TOML file, or the folder of a run to resume.",
+            show_default="the newest unfinished run, else ./recipe.toml, else facades",
         ),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set",
-            envvar="SPADE_TRAIN_SET",
-            help="Change a value of the recipe, for example train.batch=8. Repeatable.",
+            "--set", envvar="SPADE_TRAIN_SET", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable."
         ),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of runs; this one goes to RUNS/<recipe name>/.")] = Path("runs"),
     init: Annotated[
         Path | None,
-        typer.Option(
-            help="Start from weights (.safetensors), the folder of a run, or an NVlabs generator (NAME_net_G.pth, with "
-            "NAME_net_E.pth and NAME_net_D.pth beside it). Classes are carried over by name."
-        ),
+        typer.Option(metavar="PATH", help="Start from weights, a run, or NVlabs NAME_net_G.pth (with E and D)."),
     ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0, metavar="X", help="Stop after this long; the run can be resumed.")
+    ] = None,
+    fit_minutes: Annotated[
+        float | None, typer.Option(min=0.1, metavar="X", help="Choose the number of steps to take this long.")
+    ] = None,
+    device: shared.Device = "auto",
     init_labels: Annotated[
         str | None,
-        typer.Option(help="Recipe with the label space that --init was trained on, where its file cannot tell."),
+        typer.Option(
+            metavar="RECIPE", help="Label space of --init, if its file does not hold it.", rich_help_panel=INPUT
+        ),
     ] = None,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.", rich_help_panel=OUTPUT)] = Path("runs"),
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard events.", rich_help_panel=OUTPUT)
+    ] = False,
     recalibrate: Annotated[
         bool,
         typer.Option(
             "--recalibrate",
-            help="Measure the averaged weights' batch-norm statistics anew before they are written; a finished run's "
-            "weights are written again.",
+            help="Measure batch-norm statistics of the averaged weights again.",
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
-    max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so long; resumable.")] = None,
-    fit_minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Time 50 steps, then fix the number of steps to take so long.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
     as_json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train a model, or go on training where it was interrupted.
+    """Train a model, or resume a run that was interrupted.
 
     Example: spade train facades --set train.batch=8
 

@@ -8,45 +8,62 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from . import render_options as shared
+from .help import CHECKS
 from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
     from ..segmenter.card import SegmenterCard
     from ..segmenter.plan import SegmenterPlan
 
+TRAINING = "Network and training"
+
 
 def train_segmenter(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a TOML file.")] = "facades",
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name or a TOML file.")] = "facades",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a value of the recipe, for example model.size=[128,128]. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder of the run. Default: runs/<recipe name>-segmenter.")
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Folder of the run.", show_default="runs/<recipe>-segmenter"),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.05, help="Time a few steps, then train as many as fit.")] = 30,
-    steps: Annotated[int | None, typer.Option(min=1, help="Train exactly so many steps instead.")] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.05, metavar="X", help="Choose the number of steps to take this long.")
+    ] = 30,
+    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Train this many steps instead.")] = None,
+    device: shared.Device = "auto",
     test: Annotated[
         Path | None,
-        typer.Option(metavar="PACKED", help="Score it on this packed file, where the recipe holds nothing out."),
+        typer.Option(
+            metavar="PACKED", help="Packed file to score on, if the recipe holds none out.", rich_help_panel=CHECKS
+        ),
     ] = None,
     validate: Annotated[
         int,
         typer.Option(
             min=0,
             metavar="N",
-            help="Leave out every Nth training pair and score on those: for choosing settings without a look at the "
-            "held-out pairs.",
+            help="Score on every Nth training pair instead, to choose settings.",
+            show_default=False,
+            rich_help_panel=CHECKS,
         ),
     ] = 0,
-    width: Annotated[int, typer.Option(min=4, max=256, help="Channels of the first level.")] = 24,
-    batch: Annotated[int, typer.Option(min=2, help="Windows a step.")] = 8,
-    lr: Annotated[float, typer.Option(min=1e-6, max=1, help="Highest learning rate.")] = 3e-3,
+    width: Annotated[
+        int, typer.Option(min=4, max=256, metavar="N", help="Channels of the first level.", rich_help_panel=TRAINING)
+    ] = 24,
+    batch: Annotated[int, typer.Option(min=2, metavar="N", help="Crops per step.", rich_help_panel=TRAINING)] = 8,
+    lr: Annotated[
+        float, typer.Option(min=1e-6, max=1, metavar="X", help="Highest learning rate.", rich_help_panel=TRAINING)
+    ] = 3e-3,
     balance: Annotated[
-        float, typer.Option(min=0, max=1, help="How far the loss makes up for rare classes, 0 to 1.")
+        float,
+        typer.Option(min=0, max=1, metavar="X", help="Weighting of rare classes, 0 to 1.", rich_help_panel=TRAINING),
     ] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and windows.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Seed of weights, order and crops.", rich_help_panel=TRAINING)
+    ] = 0,
     quiet: Quiet = False,
     verbose: Verbose = 0,
     as_json: AsJson = False,
@@ -56,8 +73,8 @@ def train_segmenter(
 
     Example: spade train-segmenter facades --minutes 30
 
-    The pairs in data.holdout are never trained on; at the end it is scored on them once, beside two baselines: the most
-    frequent class, and a classifier that sees a pixel's colour and position only. Ctrl-C saves, the same line goes on.
+    The pairs of data.holdout are only scored on, once, beside two baselines: the most frequent class, and a classifier
+    by colour and position alone. Ctrl-C saves; the same command resumes.
     """
     ui = UI(quiet, verbose, as_json)
     from ..commands.train_segmenter import command

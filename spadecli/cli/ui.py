@@ -16,15 +16,12 @@ from rich.table import Table
 
 from ..core.errors import SpadeError
 from ..core.report import Task
+from .help import COMMON
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Results and errors only.", show_envvar=False)]
-Verbose = Annotated[
-    int, typer.Option("-v", "--verbose", count=True, help="Say more; repeat for more still.", show_envvar=False)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", show_envvar=False)]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.", show_envvar=False)
-]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="results only", rich_help_panel=COMMON)]
+Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, rich_help_panel=COMMON)]
+AsJson = Annotated[bool, typer.Option("--json", rich_help_panel=COMMON)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check, write nothing", rich_help_panel=COMMON)]
 
 
 class _Bar:

@@ -159,4 +159,4 @@ def test_shell_completion_knows_the_commands(shell):
 def test_a_missing_argument_is_named():
     done = spade("inspect")
     assert done.returncode == 2
-    assert "Missing argument 'path'" in done.stderr
+    assert "Missing argument 'PATH'" in done.stderr
