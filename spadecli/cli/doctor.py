@@ -7,10 +7,10 @@ from dataclasses import asdict
 from rich.markup import escape
 from rich.table import Table
 
-from .ui import UI, AsJson, DryRun, Quiet, Verbose
+from .ui import UI, AsJson, Quiet, Verbose
 
 
-def doctor(quiet: Quiet = False, verbose: Verbose = 0, as_json: AsJson = False, dry_run: DryRun = False) -> None:
+def doctor(quiet: Quiet = False, verbose: Verbose = 0, as_json: AsJson = False) -> None:
     """Say what this machine can run: versions, devices, optional packages, and how to get the rest.
 
     Example: spade doctor

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from . import render_options as shared
-from .ui import UI, AsJson, DryRun, Quiet, Verbose
+from .ui import UI, AsJson, Quiet, Verbose
 
 STYLE = "Use of style (of weights)"
 MAX_SHOWN = 50  # of a list, without --json
@@ -48,7 +48,6 @@ def inspect(
     quiet: Quiet = False,
     verbose: Verbose = 0,
     as_json: AsJson = False,
-    dry_run: DryRun = False,
 ) -> None:
     """Show what is in a mask, a folder, a recipe, weights or an .h5 file, and what is wrong with it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from ..core.errors import SpadeError
+from ..core.json_text import json_text
 from ..core.report import Task
 from .help import COMMON
 
@@ -72,7 +72,7 @@ class UI:
     def result(self, data: dict[str, Any], lines: list[str] | None = None, tables: tuple[Table, ...] = ()) -> None:
         """Print a command's result on stdout: ``data`` with --json, else ``tables`` and ``lines``."""
         if self.as_json:
-            print(json.dumps(data, indent=2, ensure_ascii=False))
+            print(json_text(data, indent=2))
             return
         for t in tables:
             self.out.print(t)
@@ -84,7 +84,7 @@ def print_error(error: SpadeError, as_json: bool = False) -> None:
     """Print a failure on stderr: the line, the problems, the hint."""
     if as_json:
         report = {"error": error.message, "problems": list(error.problems), "hint": error.hint}
-        print(json.dumps(report, ensure_ascii=False), file=sys.stderr)
+        print(json_text(report), file=sys.stderr)
         return
     err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     err.print(f"[bold red]error:[/bold red] {escape(error.message)}")

@@ -20,6 +20,7 @@ MASK_SUFFIXES = (".png", ".npy")
 INSTANCE_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_LISTED = 8
+MAX_MASK_VALUES = 64  # in a picture that is taken for a mask; a photograph in grey has more
 
 _SCALED_GREY = {"L;2": 85, "L;4": 17}  # Pillow widens grey samples of 2 and 4 bits to 0..255; a mask means the samples
 
@@ -79,6 +80,12 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     Raises UserError on damaged files and on what is no picture.
     """
     return read_image(path, lambda image: _photo_pixels(path, image))
+
+
+def check_is_photo(path: Path) -> None:
+    """Raise UserError if a picture is a label map: a palette or grey PNG of few values."""
+    if path.suffix.lower() == ".png":
+        read_image(path, lambda image: _refuse_mask(path, image))
 
 
 def resize_codes(codes: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
@@ -215,6 +222,19 @@ def _codes_of_colors(path: Path, rgb: NDArray[np.uint8], labels: LabelSpace) -> 
         )
     codes: NDArray[np.uint8] = labels.channel_to_code[order][place]
     return codes
+
+
+def _refuse_mask(path: Path, image: Image.Image) -> None:
+    if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+        return
+    values = len(np.unique(np.array(image)))
+    if values <= MAX_MASK_VALUES:
+        kind = "palette" if image.mode == "P" else "grey"
+        raise UserError(
+            f"{path}: a label map, not a photo ({kind} PNG of {values} value{'s' * (values != 1)})",
+            hint="a style comes from a photo, and masks are rendered in it: spade stylize MASKS --ref PHOTO; "
+            "if this is a photo, save it as RGB",
+        )
 
 
 def _photo_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8]:

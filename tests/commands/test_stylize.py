@@ -45,12 +45,8 @@ def photo(path: str, color: tuple[int, ...], mode: str = "RGB", size: tuple[int,
 
 def options(*refs: str, **more) -> StylizeOptions:
     names = StylizeOptions.__dataclass_fields__.keys() & more.keys()
-    render = RenderOptions(
-        weights=Path("w.safetensors"),
-        out=Path("stylized"),
-        workers=2,
-        **{k: v for k, v in more.items() if k not in names},
-    )
+    given = {"out": Path("stylized")} | {k: v for k, v in more.items() if k not in names}
+    render = RenderOptions(weights=Path("w.safetensors"), workers=2, **given)
     return StylizeOptions(render, refs, **{k: more[k] for k in names})
 
 
@@ -153,15 +149,56 @@ def test_mixes_that_cannot_be(backend, mix, words):
         stylize(options(mixes=(mix,)))
 
 
+def test_names_in_a_mix_may_hold_commas(backend):
+    photo("house, red.png", RED)
+    photo("a,b.png", BLUE)
+    stylize(options(mixes=("house, red.png:1,a,b.png:3", "blue.png,house, red.png")))
+    z = z_by_file()
+    np.testing.assert_allclose(z["house, red=1+a,b=3/a_0.png"], 0.25 * mean(RED) + 0.75 * mean(BLUE), atol=1e-6)
+    np.testing.assert_allclose(z["blue=1+house, red=1/a_0.png"], (mean(RED) + mean(BLUE)) / 2, atol=1e-6)
+    styles(StylesOptions(Path("a,b.png"), weights=Path("w.safetensors")))
+    assert stylize(options(mixes=("styles.h5#a,b:1,red.png",), out=Path("o"))).styles == ("a,b=1+red=1",)
+
+
+def test_label_maps_are_no_references(backend):
+    """A mask in place of a photo was encoded without a word; a photo in grey is one."""
+    grey = Image.fromarray(np.arange(256, dtype=np.uint8).repeat(8).reshape(32, 64))
+    grey.save("grey.png")
+    assert stylize(options("grey.png")).styles == ("grey",)
+    mask = Image.fromarray(np.arange(12, dtype=np.uint8).repeat(100).reshape(30, 40))
+    mask.save("plain.png")
+    mask.putpalette([200, 30, 30] * 12)
+    mask.save("palette.png")
+    with pytest.raises(UserError, match=r"palette\.png: a label map, not a photo \(palette PNG of 12 values\)") as e:
+        stylize(options("palette.png"))
+    assert "spade stylize MASKS --ref PHOTO" in e.value.hint
+    with pytest.raises(UserError) as e:
+        stylize(options("plain.png", "palette.png", "red.png"))
+    assert len(e.value.problems) == 2
+    with pytest.raises(UserError, match="a label map"):
+        styles(StylesOptions(Path("plain.png"), weights=Path("w.safetensors")))
+
+
+def test_of_a_folder_of_renders_only_the_images_are_references(backend):
+    stylize(options("red.png", "blue.png"))
+    assert stylize(options("stylized", out=Path("again"))).styles == (
+        "blue-a_0",
+        "blue-sub-b_0",
+        "red-a_0",
+        "red-sub-b_0",
+    )
+    assert styles(StylesOptions(Path("stylized"), weights=Path("w.safetensors"))).styles == 4
+
+
 def test_any_photo_is_read_upright_and_whole(backend):
     """Every mode; a picture on its side with an EXIF orientation has the style of the upright one."""
     for mode in ("L", "LA", "P", "RGBA", "CMYK"):
-        photo(f"{mode}.tif" if mode == "CMYK" else f"{mode}.png", (200, 60, 30), mode)
-    Image.fromarray(np.full((40, 30), 30000, np.uint16)).save("deep.png")
+        photo(f"{mode}.png" if "A" in mode else f"{mode}.tif", (200, 60, 30), mode)
+    Image.fromarray(np.full((40, 30), 30000, np.uint16)).save("deep.tif")
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (300, 20), RED).save("turned.jpg", exif=exif)
-    names = ("L.png", "LA.png", "P.png", "RGBA.png", "CMYK.tif", "deep.png", "turned.jpg")
+    names = ("L.tif", "LA.png", "P.tif", "RGBA.png", "CMYK.tif", "deep.tif", "turned.jpg")
     result = stylize(options(*names))
     assert result.styles == ("L", "LA", "P", "RGBA", "CMYK", "deep", "turned")
     z = z_by_file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.json_text import json_text
 from ...core.labelspace import LabelSpace
 from ...store import h5
 from .protocol import Protocol
@@ -34,8 +34,8 @@ def write_scores(
     """
     words = asdict(protocol)
     with h5.create(path, "scores", words, h5.source_digest(hashes.items())) as f:
-        f.attrs["results_json"] = json.dumps(results, sort_keys=True)
-        f.attrs["protocol_json"] = json.dumps(words, sort_keys=True)
+        f.attrs["results_json"] = json_text(results, sort_keys=True)
+        f.attrs["protocol_json"] = json_text(words, sort_keys=True)
         h5.names(f, hashes)
         h5.names(f, hashes.values(), "sha256")
         if counted is not None and labels is not None:

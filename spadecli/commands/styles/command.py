@@ -12,10 +12,9 @@ from ...core.errors import UserError
 from ...core.recipe import shipped_weights
 from ...core.report import Report, Silent, count
 from ...core.sizes import format_size
-from ...data.folder import scan
 from ...store.h5 import file_sha256
 from ...store.styles_file import StyleEntry, read_styles, write_styles
-from .encode import Photo, check_encoder, encode_photos
+from .encode import Photo, check_encoder, encode_photos, photos_in
 
 MAX_WORKERS = 8
 
@@ -77,7 +76,7 @@ def styles(options: StylesOptions, report: Report | None = None) -> StylesResult
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: expected 1 or more")
     weights = options.weights or shipped_weights()
-    photos = [Photo(item.key, item.path) for item in scan(options.photos, "photos")]
+    photos = [Photo(item.key, item.path) for item in photos_in(options.photos)]
     with open_backend(weights, options.device) as backend:
         report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")
         check_encoder(backend, weights)

@@ -20,13 +20,16 @@ from ...core.parallel import map_in_order
 from ...core.report import Report
 from ...core.sizes import Size
 from ...core.style_code import StyleCode
-from ...data.masks import read_photo, resize_photo
+from ...data.folder import Item, scan
+from ...data.masks import check_is_photo, read_photo, resize_photo
 from ...data.pixels import photo_values
 from ...store.h5 import file_sha256
+from ...store.manifest import NAME as MANIFEST_NAME
 from ...store.styles_file import StyleEntry
 
 PHOTOS_PER_CALL = 16
 THUMBNAIL = 256
+NOT_IMAGES = ("_masks/", "_styles/")  # of a folder of renders: pictures for its gallery
 NO_ENCODER_HINT = {
     "map": "these weights make one image per mask, whatever the style",
     "noise": "spade render --samples 4 draws styles at random",
@@ -51,6 +54,14 @@ def check_encoder(backend: Backend, path: Path) -> None:
         )
 
 
+def photos_in(folder: Path) -> list[Item]:
+    """The photos of a folder and its subfolders, or one photo; of a folder of renders, the images alone."""
+    items = scan(folder, "photos")
+    if not (folder / MANIFEST_NAME).is_file():
+        return items
+    return [item for item in items if not item.relative.startswith(NOT_IMAGES)]
+
+
 def encode_photos(
     backend: Backend, photos: Sequence[Photo], known: Mapping[str, StyleEntry], num_workers: int, report: Report
 ) -> tuple[list[StyleEntry], int]:
@@ -58,7 +69,7 @@ def encode_photos(
 
     Raises UserError that lists every photo that cannot be read.
     """
-    problems: list[str] = []
+    problems: list[UserError] = []
     hashes = [_hash_or_tell(photo.path, problems) for photo in photos]
     found = dict(known)
     new = {sha: photo for sha, photo in zip(hashes, photos, strict=True) if sha and sha not in found}
@@ -66,21 +77,21 @@ def encode_photos(
         read = partial(_read_or_tell, size=backend.card.architecture.size)
         loaded = zip(new, map_in_order(read, [photo.path for photo in new.values()], num_workers), strict=True)
         while group := list(islice(loaded, PHOTOS_PER_CALL)):
-            good = [(sha, *picture) for sha, picture in group if not isinstance(picture, str)]
-            problems += [picture for _, picture in group if isinstance(picture, str)]
+            good = [(sha, *picture) for sha, picture in group if not isinstance(picture, UserError)]
+            problems += [picture for _, picture in group if isinstance(picture, UserError)]
             if good:
                 mu, logvar = backend.encode(np.stack([values for _, values, _ in good]))
             for i, (sha, _, thumbnail) in enumerate(good):
                 if not (np.isfinite(mu[i]).all() and np.isfinite(logvar[i]).all()):
-                    problems.append(f"{new[sha].path}: the encoder's answer is not finite; the weights are damaged")
+                    problems.append(UserError(f"{new[sha].path}: the encoder's answer is not finite: damaged weights"))
                 found[sha] = StyleEntry(new[sha].name, StyleCode(mu[i], logvar[i]), sha, thumbnail)
             task.advance(len(group))
     if problems:
         one = len(problems) == 1
         raise UserError(
-            problems[0] if one else f"{len(problems)} of {len(photos)} photos cannot be encoded",
-            problems=() if one else problems,
-            hint="mend or remove them",
+            problems[0].line if one else f"{len(problems)} of {len(photos)} photos cannot be encoded",
+            problems=() if one else [e.line for e in problems],
+            hint=next((e.hint for e in problems if e.hint), "repair or remove them"),
         )
     return [replace(found[sha], name=p.name) for sha, p in zip(hashes, photos, strict=True) if sha], len(new)
 
@@ -107,17 +118,18 @@ def _at(photo: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     return photo if photo.shape[:2] == size else resize_photo(photo, size)
 
 
-def _hash_or_tell(path: Path, problems: list[str]) -> str:
+def _hash_or_tell(path: Path, problems: list[UserError]) -> str:
     try:
         return file_sha256(path)
     except OSError as e:
-        problems.append(f"{path}: cannot be read ({e.strerror})")
+        problems.append(UserError(f"{path}: cannot be read ({e.strerror})"))
         return ""
 
 
-def _read_or_tell(path: Path, size: Size) -> tuple[NDArray[np.float32], bytes] | str:
+def _read_or_tell(path: Path, size: Size) -> tuple[NDArray[np.float32], bytes] | UserError:
     try:
+        check_is_photo(path)
         photo = read_photo(path)
         return photo_values(_at(photo, size)), thumbnail_of(photo)
     except UserError as e:
-        return e.line
+        return e

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import UserError
-from ...data.folder import scan
 from ...store.styles_file import StyleEntry, read_styles
+from ..styles.encode import photos_in
 
 DEFAULT = Path("photo.jpg")
 
@@ -69,22 +69,36 @@ def default_reference() -> str:
 
 
 def parse_mix(text: str, weights_sha256: str) -> Mix:
-    """ "a.jpg:0.3,b.jpg:0.7": weights relative to their sum; 1 where there is none.
+    """ "a.jpg:0.3,b.jpg:0.7": weights relative to their sum; 1 if there is none. Names may hold commas themselves.
 
-    Raises UserError on anything else, and where a part is more than one style.
+    Raises UserError on anything else, and if a part is more than one style.
     """
-    parts: list[tuple[Reference, float]] = []
-    for part in text.split(","):
-        name, weight = _name_and_weight(part.strip())
-        references = resolve([name], weights_sha256, "--mix")
-        if len(references) != 1:
-            raise UserError(f"--mix {text}: {name} is {len(references)} styles; a part of a mix is one")
-        parts.append((references[0], weight))
+    pieces, parts = text.split(","), list[tuple[Reference, float]]()
+    while pieces:
+        part, used = _first_part(pieces, text, weights_sha256)
+        parts.append(part)
+        pieces = pieces[used:]
     if len(parts) < 2:
         raise UserError(f"--mix {text}: one style is no mix", hint="--mix a.jpg:0.3,b.jpg:0.7")
     if not sum(weight for _, weight in parts) > 0:
         raise UserError(f"--mix {text}: the weights add up to 0 or less")
     return Mix(text, tuple(parts))
+
+
+def _first_part(pieces: Sequence[str], text: str, weights_sha256: str) -> tuple[tuple[Reference, float], int]:
+    """The first style of a mix, and how many of the pieces between commas name it: as few as possible."""
+    first_error = None
+    for used in range(1, len(pieces) + 1):
+        try:
+            name, weight = _name_and_weight(",".join(pieces[:used]).strip())
+            references = resolve([name], weights_sha256, "--mix")
+            if len(references) == 1:
+                return (references[0], weight), used
+            raise UserError(f"--mix {text}: {name} is {len(references)} styles; a part of a mix is one")
+        except UserError as e:
+            first_error = first_error or e
+    assert first_error is not None
+    raise first_error
 
 
 def unique(references: Sequence[Reference]) -> list[Reference]:
@@ -113,7 +127,7 @@ def _same(a: Reference, b: Reference) -> bool:
 def _resolve(text: str, weights_sha256: str) -> list[Reference]:
     path = Path(text)
     if path.is_dir():
-        return [Reference(_flat(item.key), str(item.path), item.path) for item in scan(path, "photos")]
+        return [Reference(_flat(item.key), str(item.path), item.path) for item in photos_in(path)]
     file, hash_sign, name = text.rpartition("#")
     if path.suffix.lower() == ".h5":
         return _from_file(path, "", weights_sha256)
