@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = {"recipes": ("*.toml",), "weights": ("*.safetensors", "*.h5")}
+SHIPPED = {"recipes": ("*.toml",), "weights": ("*.safetensors", "*.h5", "examples/*/*.png")}
 # name of a build -> instruction set; native.py loads the best that the machine it runs on has
 BUILDS = {"base": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -31,9 +31,10 @@ class BuildWithShipped(build_py):
         for folder, patterns in SHIPPED.items():
             target = Path(self.build_lib, "spadecli", "shipped", folder)
             shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
             for file in sorted(f for pattern in patterns for f in Path(folder).glob(pattern)):
-                shutil.copy2(file, target)
+                copy = target / file.relative_to(folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, copy)
 
 
 def kernels() -> list[Extension]:

@@ -68,7 +68,8 @@ def test_the_wheel_holds_code_recipes_weights_and_templates(wheel):
         str(p.relative_to(ROOT)) for p in ROOT.glob("spadecli/**/*") if p.suffix in {".py", ".jinja", ".typed", ".cpp"}
     }
     shipped = {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in ROOT.glob("recipes/*.toml")}
-    weights = (p for kind in ("safetensors", "h5") for p in ROOT.glob(f"weights/*.{kind}"))
+    kinds = ("*.safetensors", "*.h5", "examples/*/*.png")
+    weights = (p for kind in kinds for p in ROOT.glob(f"weights/{kind}"))
     shipped |= {f"spadecli/shipped/{p.relative_to(ROOT)}" for p in weights}
     assert code | shipped <= held
     kernels = {n for n in held if re.fullmatch(r"spadecli/kernels/_kernels_\w+\.[^/]*(so|pyd)", n)}

@@ -231,6 +231,11 @@ def shipped_weights(name: str = "facades") -> Path:
     return shipped_dir("weights") / f"{name}.safetensors"
 
 
+def shipped_examples(name: str = "facades") -> dict[str, Path]:
+    """Name -> file of each example mask that is shipped for the recipe ``name``."""
+    return {p.stem: p for p in sorted(shipped_dir("weights").glob(f"examples/{name}/*.png"))}
+
+
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of each shipped recipe."""
     return {p.stem: p for p in sorted(recipes_dir().glob("*.toml"), key=lambda p: p.stem)}

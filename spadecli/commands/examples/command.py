@@ -12,16 +12,15 @@ from PIL import Image
 from ...backends import Backend, open_backend
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace
-from ...core.recipe import find_recipe, load_recipe, shipped_weights
+from ...core.recipe import find_recipe, load_recipe, shipped_examples, shipped_weights
 from ...core.report import Report, Silent
 from ...core.seeds import sample_seed, sample_z
-from ...data.layouts import EXAMPLES, draw
-from ...data.masks import colorize
+from ...data.masks import colorize, read_mask
 from ...data.pixels import image_bytes
-from ...store.atomic import part_file
+from ...store.atomic import part_file, write_bytes
 from ...weights.file import read_card
 
-PHOTO_LAYOUT = "palazzo"
+PHOTO_MASK = "palazzo"
 SHEET_SUFFIXES = (".jpg", ".jpeg", ".png")
 SHEET_SAMPLES = 3
 SHEET_MASKS_PER_ROW = 2
@@ -55,13 +54,13 @@ class ExamplesResult:
 def examples(options: ExamplesOptions, report: Report | None = None) -> ExamplesResult:
     """Write the example masks (index PNG with palette, 256x256), a rendered ``photo.jpg``, and a sheet if asked.
 
-    Raises UserError where the weights are missing or are not for the example masks' label space, or where the
-    sheet's suffix is of no picture; nothing is written then.
+    Raises UserError if the weights are missing or for other classes than the masks', or the sheet is neither JPEG nor
+    PNG; nothing is written then.
     """
     report = report or Silent()
     if options.sheet and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise UserError(f"--sheet {options.sheet}: expected a name that ends in {', '.join(SHEET_SUFFIXES)}")
-    masks = {options.folder / "masks" / f"{name}.png": name for name in EXAMPLES}
+    masks = {options.folder / "masks" / shipped.name: shipped for shipped in shipped_examples().values()}
     renders = {options.folder / "photo.jpg": photo_image}
     if options.sheet:
         renders[options.sheet] = sheet_image
@@ -77,36 +76,29 @@ def examples(options: ExamplesOptions, report: Report | None = None) -> Examples
                 report.note(f"wrote {path}", level=1)
     if not options.dry_run:
         for path in wanted[len(wanted_renders) :]:
-            _save(mask_image(masks[path]), path)
+            write_bytes(path, masks[path].read_bytes())
             report.note(f"wrote {path}", level=1)
     return ExamplesResult(wanted, tuple(p for p in paths if p not in wanted))
-
-
-def mask_image(name: str) -> Image.Image:
-    """Palette image of the example mask ``name``: 256x256, indices 0..11, the facades recipe's colours."""
-    image = Image.fromarray(draw(EXAMPLES[name]))
-    image.putpalette([c for label_class in _labels().classes for c in label_class.color])
-    return image
 
 
 def render_example(backend: Backend, name: str, num_samples: int) -> NDArray[np.uint8]:
     """Samples of one example mask: uint8 [S,256,256,3], the same as ``spade render masks/`` makes."""
     z_dim = backend.card.architecture.z_dim
     z = np.stack([sample_z(sample_seed(0, name, i), z_dim) for i in range(num_samples)])
-    images = backend.run(draw(EXAMPLES[name])[None], None, z)
+    images = backend.run(_codes(shipped_examples()[name])[None], None, z)
     return np.stack([image_bytes(image) for image in images])
 
 
 def photo_image(backend: Backend) -> Image.Image:
     """The reference photo: the first sample of one example mask."""
-    return Image.fromarray(render_example(backend, PHOTO_LAYOUT, 1)[0])
+    return Image.fromarray(render_example(backend, PHOTO_MASK, 1)[0])
 
 
 def sheet_image(backend: Backend) -> Image.Image:
     """Every example mask in colour, each followed by its first samples; two masks a row, 160-pixel tiles."""
     tiles: list[NDArray[np.uint8]] = []
-    for name, layout in EXAMPLES.items():
-        tiles += [colorize(draw(layout), _labels()), *render_example(backend, name, SHEET_SAMPLES)]
+    for name, path in shipped_examples().items():
+        tiles += [colorize(_codes(path), _labels()), *render_example(backend, name, SHEET_SAMPLES)]
     columns = SHEET_MASKS_PER_ROW * (1 + SHEET_SAMPLES)
     rows = -(-len(tiles) // columns)
     step = SHEET_TILE + 4
@@ -115,6 +107,10 @@ def sheet_image(backend: Backend) -> Image.Image:
         small = Image.fromarray(tile).resize((SHEET_TILE, SHEET_TILE), Image.Resampling.LANCZOS)
         sheet.paste(small, (i % columns * step, i // columns * step))
     return sheet
+
+
+def _codes(mask: Path) -> NDArray[np.uint8]:
+    return read_mask(mask, _labels())
 
 
 def _labels() -> LabelSpace:

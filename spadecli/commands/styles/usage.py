@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from ...backends import Backend, open_backend
 from ...core.errors import UserError
+from ...core.labelspace import LabelSpace
+from ...core.recipe import shipped_examples
 from ...core.report import Report
 from ...data.folder import Item
 from ...data.masks import MaskFormat, read_mask, read_photo, resize_codes, resize_photo
@@ -84,10 +86,8 @@ def measure_style(
             check_encoder(backend, weights)
         size = backend.card.architecture.size
         values = np.stack([read_values(i.path, size) for i in _spread(photos, MAX_PHOTOS)]) if photos else None
-        if masks is None:
-            labels = _examples(backend)
-        else:
-            labels = np.stack([_codes(backend, item.path, mask_format) for item in _spread(masks, MAX_MASKS)])
+        paths = _example_masks(backend.card.labels) if masks is None else [m.path for m in _spread(masks, MAX_MASKS)]
+        labels = np.stack([_codes(backend, path, mask_format) for path in paths])
         report.note(f"rendering {len(labels)} masks to see what z changes", level=1)
         usage = style_usage(backend, labels, values)
         pictures = {item.key: item for item in photos}
@@ -142,16 +142,10 @@ def match_words(found: Match) -> str:
     )
 
 
-def _examples(backend: Backend) -> NDArray[np.uint8]:
-    from ...data.layouts import EXAMPLES, draw
-
-    masks = np.stack([draw(layout) for layout in EXAMPLES.values()])
-    known = backend.card.labels.code_to_channel[np.unique(masks)] >= 0
-    if not known.all() or backend.card.labels.name != "facades":
-        raise UserError(
-            f"the example masks do not fit label space {backend.card.labels.name!r}", hint="give --masks DIR too"
-        )
-    return masks
+def _example_masks(labels: LabelSpace) -> list[Path]:
+    if labels.name != "facades":
+        raise UserError(f"the example masks do not fit label space {labels.name!r}", hint="give --masks DIR too")
+    return list(shipped_examples().values())
 
 
 def _codes(backend: Backend, path: Path, mask_format: MaskFormat) -> NDArray[np.uint8]:
