@@ -279,7 +279,7 @@ def _closing_lines(result: ScoreResult) -> list[str]:
         ):
             lines.append(f"{name}: {own:.1%}" + (f" (photographs: {beside:.1%})" if beside is not None else ""))
         if s.ratio is not None:
-            lines.append(f"mean IoU, of the photographs': {s.ratio:.1%}")
+            lines.append(f"mean IoU relative to photographs: {s.ratio:.1%}")
     if d := result.diversity:
         lines.append(f"{d.name}: {d.mean:.4g} ± {d.deviation:.2g} over {len(d.masks)} masks")
     if result.style:

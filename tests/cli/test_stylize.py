@@ -56,7 +56,7 @@ def test_stylize_and_styles(folder):
     found = json.loads(done.stdout)
     assert found["styles"] == ["0", "1", "2=1+3=2"]
     assert found["images"] == 12
-    assert found["carry"]["code"]["num_references"] == 3
+    assert found["consistency"]["code"]["num_references"] == 3
     assert (folder / "stylized/2=1+3=2/3_0.png").is_file()
     assert (folder / "sheet.jpg").is_file()
 

@@ -283,7 +283,7 @@ def test_sheet_has_references_on_top_and_the_report_says_whether_they_carry(back
         assert sheet.size == (3 * 196 - 4, 3 * 196 - 4)
         assert sheet.getpixel((196 + 96, 96))[0] > 200
         assert sheet.getpixel((2 * 196 + 96, 96))[2] > 200
-    found = json.loads(json.dumps(result.as_json()))["carry"]
+    found = json.loads(json.dumps(result.as_json()))["consistency"]
     assert found["color"]["num_references"] == 2
     assert found["code"]["num_outputs"] == 4
     assert any(line.startswith("encoded back: ") for line in result.lines())

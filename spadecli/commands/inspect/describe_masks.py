@@ -16,8 +16,8 @@ from ...data.files import read_image
 from ...data.folder import scan
 from ...data.masks import MaskFormat, most_frequent, pack_colors, read_mask, read_pixels, show_color
 from ...data.statistics import ClassCounter, code_counts
+from .describe_files import Rows
 
-Rows = list[dict[str, Any]]
 MAX_ROWS = 300
 
 

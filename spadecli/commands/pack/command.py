@@ -83,7 +83,7 @@ class PackResult:
         return tuple(c.name for c in self.classes if not c.pixels)
 
 
-class _Plan(NamedTuple):
+class _PackPlan(NamedTuple):
     recipe: Recipe
     folders: dict[Kind, Path]
     endings: dict[Kind, str]
@@ -126,7 +126,7 @@ def pack(options: PackOptions, report: Report | None = None) -> PackResult:
     return result
 
 
-def _plan(options: PackOptions) -> _Plan:
+def _plan(options: PackOptions) -> _PackPlan:
     name = options.recipe or ("recipe.toml" if Path("recipe.toml").is_file() else "facades")
     recipe = load_recipe(find_recipe(name)).recipe
     if (options.photos is None) != (options.masks is None):
@@ -150,10 +150,10 @@ def _plan(options: PackOptions) -> _Plan:
         "masks": data.mask_suffix if options.mask_suffix is None else options.mask_suffix,
         "instances": data.instance_suffix if options.instance_suffix is None else options.instance_suffix,
     }
-    return _Plan(recipe, folders, endings, options.size or data.load_size, out, options)
+    return _PackPlan(recipe, folders, endings, options.size or data.load_size, out, options)
 
 
-def _find_pairs(plan: _Plan, report: Report) -> Pairing:
+def _find_pairs(plan: _PackPlan, report: Report) -> Pairing:
     found: dict[Kind, list[Item]] = {}
     problems = []
     for kind, folder in plan.folders.items():
@@ -169,7 +169,7 @@ def _find_pairs(plan: _Plan, report: Report) -> Pairing:
             scene_of = read_scenes(Path(plan.recipe.data.scene_file))
             every = found
             found = {kind: of_scenes(items, scene_of, scenes) for kind, items in found.items()}
-            _tell_scenes(plan, every.get("photos", []), len(found.get("photos", ())), scene_of, report)
+            _report_scenes(plan, every.get("photos", []), len(found.get("photos", ())), scene_of, report)
             problems += [
                 f"{plan.folders[kind]}: no {kind} of data.scenes" for kind, items in found.items() if not items
             ]
@@ -190,7 +190,9 @@ def _find_pairs(plan: _Plan, report: Report) -> Pairing:
     return pairing
 
 
-def _tell_scenes(plan: _Plan, photos: list[Item], num_kept: int, scene_of: Mapping[str, str], report: Report) -> None:
+def _report_scenes(
+    plan: _PackPlan, photos: list[Item], num_kept: int, scene_of: Mapping[str, str], report: Report
+) -> None:
     """How many photographs show a wanted scene, and which ones the list does not know."""
     report.note(f"{num_kept} of {count(len(photos), 'photograph')} show data.scenes")
     if unlisted := [p.relative for p in photos if p.key.rpartition("/")[2] not in scene_of]:
@@ -200,7 +202,7 @@ def _tell_scenes(plan: _Plan, photos: list[Item], num_kept: int, scene_of: Mappi
         )
 
 
-def _source_digest(plan: _Plan, pairing: Pairing, report: Report) -> str:
+def _source_digest(plan: _PackPlan, pairing: Pairing, report: Report) -> str:
     files = [
         (f"{kind}/{item.relative}", item.path)
         for p in pairing.pairs
@@ -223,7 +225,7 @@ def _digest(path: Path) -> str:
         return "unreadable"  # reading the pair says why, with everything else that is wrong
 
 
-def _existing(plan: _Plan, source_sha256: str) -> PackResult | None:
+def _existing(plan: _PackPlan, source_sha256: str) -> PackResult | None:
     if not plan.out.exists() or plan.options.overwrite:
         return None
     hint = "--overwrite replaces it; -o FILE writes elsewhere"
@@ -239,7 +241,7 @@ def _existing(plan: _Plan, source_sha256: str) -> PackResult | None:
     return _result(plan, packed.report, packed.sha256, up_to_date=True)
 
 
-def _write(plan: _Plan, pairing: Pairing, source_sha256: str, report: Report) -> PackResult:
+def _write(plan: _PackPlan, pairing: Pairing, source_sha256: str, report: Report) -> PackResult:
     """Read every pair once. The file is written as they come; on any mistake its part file is dropped."""
     options = plan.options
     labels = plan.recipe.labels
@@ -304,7 +306,7 @@ def _refuse(problems: list[str], pairs: int, options: PackOptions) -> None:
 
 
 def _result(
-    plan: _Plan, summary: dict[str, Any], sha256: str, *, written: bool = False, up_to_date: bool = False
+    plan: _PackPlan, summary: dict[str, Any], sha256: str, *, written: bool = False, up_to_date: bool = False
 ) -> PackResult:
     return PackResult(
         path=plan.out,
@@ -321,7 +323,7 @@ def _result(
     )
 
 
-def _remark(plan: _Plan, pairing: Pairing, result: PackResult, report: Report) -> None:
+def _remark(plan: _PackPlan, pairing: Pairing, result: PackResult, report: Report) -> None:
     """Say what is no mistake, but worth knowing before training."""
     recipe = plan.recipe
     sizes = {text: tuple(int(part) for part in text.split("x")) for text in result.photo_sizes}

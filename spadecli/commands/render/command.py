@@ -22,7 +22,7 @@ from .gallery import write_gallery
 from .latents import Style
 from .options import RenderOptions, Source, edge_source
 from .pipeline import Outcome, advice, check_masks, failure_of, render_masks
-from .targets import Plan, make_plan
+from .targets import RenderPlan, make_plan
 from .write import ImageWriter
 
 __all__ = ["RenderOptions", "RenderResult", "Source", "render", "render_with"]
@@ -168,7 +168,7 @@ def render_with(source: Source, options: RenderOptions, report: Report, styles: 
     )
 
 
-def _render(plan: Plan, journal: manifest.ManifestWriter, num_workers: int, report: Report) -> Outcome:
+def _render(plan: RenderPlan, journal: manifest.ManifestWriter, num_workers: int, report: Report) -> Outcome:
     remove_parts(plan.options.out)
     total = len(plan.targets) * plan.images_per_mask
     with (
@@ -181,7 +181,7 @@ def _render(plan: Plan, journal: manifest.ManifestWriter, num_workers: int, repo
     return outcome
 
 
-def _note_rounded(outcome: Outcome, plan: Plan, report: Report) -> None:
+def _note_rounded(outcome: Outcome, plan: RenderPlan, report: Report) -> None:
     if plan.options.size == "native" and outcome.rounded:
         stride = plan.source.backend.card.architecture.stride
         report.note(f"native size: {outcome.rounded} of {len(plan.targets)} masks rounded to multiples of {stride}")

@@ -15,7 +15,7 @@ from ...data.masks import read_instances, read_mask, resize_codes, resize_instan
 from ...store.h5 import file_sha256
 from ...store.manifest import Row
 from .options import edge_source
-from .targets import Image, Plan, Target
+from .targets import Image, RenderPlan, Target
 
 
 class ChangedMask(UserError):
@@ -44,7 +44,7 @@ class LoadedMask:
         return bool(list(self.source_size) != self.row["size"])
 
 
-def load(plan: Plan, target: Target, check_only: bool = False) -> LoadedMask:
+def load(plan: RenderPlan, target: Target, check_only: bool = False) -> LoadedMask:
     """Read a mask, unless all of its images are there. Safe to call from several threads.
 
     check_only: read it in any case, but make no components, which take longer than all the rest.
@@ -65,7 +65,7 @@ def load(plan: Plan, target: Target, check_only: bool = False) -> LoadedMask:
     return LoadedMask(target, row, source_size, codes, edges, todo, needs_color)
 
 
-def _is_done(plan: Plan, target: Target, image: Image, mask_sha256: str, instances_sha256: str) -> bool:
+def _is_done(plan: RenderPlan, target: Target, image: Image, mask_sha256: str, instances_sha256: str) -> bool:
     row = plan.journal.images.get(image.file)
     path = plan.options.out / image.file
     if row is None or not path.exists():
@@ -81,7 +81,7 @@ def _is_done(plan: Plan, target: Target, image: Image, mask_sha256: str, instanc
 
 
 def _decode(
-    plan: Plan, target: Target, with_components: bool
+    plan: RenderPlan, target: Target, with_components: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, Size]:
     """Label codes and edges at the size to render, and the mask's own size."""
     options, card = plan.options, plan.source.backend.card
@@ -105,7 +105,7 @@ def _decode(
 
 
 def _mask_row(
-    plan: Plan, target: Target, codes: NDArray[np.uint8], own: Size, mask_sha256: str, instances_sha256: str
+    plan: RenderPlan, target: Target, codes: NDArray[np.uint8], own: Size, mask_sha256: str, instances_sha256: str
 ) -> Row:
     return {
         "kind": "mask",

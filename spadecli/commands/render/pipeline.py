@@ -15,7 +15,7 @@ from ...core.report import Task, count
 from ...core.sizes import Size
 from .latents import latent
 from .load import ChangedMask, LoadedMask, load
-from .targets import Image, Plan, Target
+from .targets import Image, RenderPlan, Target
 from .write import ImageWriter
 
 PIXELS_PER_CALL = {"cpu": 8 * 256 * 256, "cuda": 64 * 256 * 256}
@@ -34,7 +34,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Item:
+class BatchItem:
     """Some samples of one mask, at most a batch of them."""
 
     mask: LoadedMask
@@ -48,7 +48,7 @@ def default_batch(device: str, size: Size) -> int:
     return min(max(1, pixels // (size[0] * size[1])), MAX_IMAGES_PER_CALL)
 
 
-def check_masks(plan: Plan, num_workers: int, task: Task) -> Outcome:
+def check_masks(plan: RenderPlan, num_workers: int, task: Task) -> Outcome:
     """Read every mask once. Raises UserError that lists all that are bad; else tells what there is to do."""
     outcome = Outcome()
     for mask in _load_all(plan, num_workers, outcome.failures, check_only=True):
@@ -60,7 +60,7 @@ def check_masks(plan: Plan, num_workers: int, task: Task) -> Outcome:
     return outcome
 
 
-def failure_of(plan: Plan, failures: Sequence[UserError], skip: str = "") -> UserError:
+def failure_of(plan: RenderPlan, failures: Sequence[UserError], skip: str = "") -> UserError:
     """One error for what is wrong with several masks; where there is only one mask, its own error."""
     if len(plan.targets) == 1:
         return failures[0]
@@ -78,12 +78,12 @@ def advice(failures: Sequence[UserError]) -> str:
     return "; ".join(bad + changed[:1])
 
 
-def render_masks(plan: Plan, writer: ImageWriter, num_workers: int, task: Task) -> Outcome:
+def render_masks(plan: RenderPlan, writer: ImageWriter, num_workers: int, task: Task) -> Outcome:
     """Render every image that is not there yet; bad masks are left out and listed in the outcome."""
     backend, outcome = plan.source.backend, Outcome()
     batches = _Batches(backend.device, plan.options.batch)
 
-    def run(items: Sequence[Item]) -> None:
+    def run(items: Sequence[BatchItem]) -> None:
         for item, outputs in zip(items, _run_batch(backend, items), strict=True):
             if item.images[0] is item.mask.todo[0]:
                 writer.write_mask(item.mask, backend.card.labels)
@@ -103,7 +103,7 @@ def render_masks(plan: Plan, writer: ImageWriter, num_workers: int, task: Task) 
     return outcome
 
 
-def _count(mask: LoadedMask, plan: Plan, outcome: Outcome) -> None:
+def _count(mask: LoadedMask, plan: RenderPlan, outcome: Outcome) -> None:
     outcome.skipped += plan.images_per_mask - len(mask.todo)
     outcome.rounded += mask.is_rounded
 
@@ -113,9 +113,9 @@ class _Batches:
 
     def __init__(self, device: str, batch: int | None) -> None:
         self._device, self._batch = device, batch
-        self._open: dict[tuple[Size, int], list[Item]] = {}
+        self._open: dict[tuple[Size, int], list[BatchItem]] = {}
 
-    def add(self, mask: LoadedMask, run: Callable[[Sequence[Item]], None]) -> None:
+    def add(self, mask: LoadedMask, run: Callable[[Sequence[BatchItem]], None]) -> None:
         """Take a mask's images in; run what fills a batch."""
         if mask.codes is None:
             return
@@ -125,20 +125,20 @@ class _Batches:
             images = mask.todo[start : start + batch]
             key = ((height, width), len(images))
             items = self._open.setdefault(key, [])
-            items.append(Item(mask, mask.codes, images))
+            items.append(BatchItem(mask, mask.codes, images))
             if (len(items) + 1) * len(images) > batch:
                 run(self._open.pop(key))
         if len(self._open) > MAX_OPEN_BATCHES:  # masks of many sizes: bound what waits in memory
             run(self._open.pop(max(self._open, key=lambda k: len(self._open[k]))))
 
-    def finish(self, run: Callable[[Sequence[Item]], None]) -> None:
+    def finish(self, run: Callable[[Sequence[BatchItem]], None]) -> None:
         """Run what is left."""
         for items in self._open.values():
             run(items)
         self._open.clear()
 
 
-def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.float32]]:
+def _run_batch(backend: Backend, items: Sequence[BatchItem]) -> Iterator[NDArray[np.float32]]:
     """Outputs of one network call, item by item: float32 [S,3,H,W] each.
 
     Raises UserError where the device has too little memory, or where an output is not finite.
@@ -169,7 +169,7 @@ def _run_batch(backend: Backend, items: Sequence[Item]) -> Iterator[NDArray[np.f
 
 
 def _load_all(
-    plan: Plan, num_workers: int, failures: list[UserError], check_only: bool = False
+    plan: RenderPlan, num_workers: int, failures: list[UserError], check_only: bool = False
 ) -> Iterator[LoadedMask]:
     """Masks in order, read ahead by threads in bounded number; what bad ones raise goes to ``failures``."""
 

@@ -51,7 +51,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RenderPlan:
     """A checked render: nothing in it depends on what the masks hold.
 
     styles: what every mask is rendered in; (None,) for z of the seeds alone.
@@ -97,14 +97,14 @@ class Plan:
 
 def make_plan(
     options: RenderOptions, source: Source, journal: Journal, styles: tuple[Style | None, ...] = (None,)
-) -> Plan:
+) -> RenderPlan:
     """Find the masks, pair the instance maps, check options and names. Reads no mask.
 
     Raises UserError that lists every problem of a kind.
     """
     check_options(options, source.backend.card, source.backend.fixed_size)
     targets = _find_targets(options)
-    plan = Plan(options, source, options_row(options, source), tuple(targets), journal, styles)
+    plan = RenderPlan(options, source, options_row(options, source), tuple(targets), journal, styles)
     if (num_images := len(targets) * plan.images_per_mask) > MAX_IMAGES:
         in_styles = f" in {len(styles):,} styles" if styles != (None,) else ""
         raise UserError(
@@ -139,7 +139,7 @@ def _find_targets(options: RenderOptions) -> list[Target]:
     return [Target(item.path, item.key, found[item.key]) for item in items]
 
 
-def _check_places(plan: Plan) -> None:
+def _check_places(plan: RenderPlan) -> None:
     """Refuse names that cannot be written, and places outside the output folder or among the masks."""
     options, targets = plan.options, plan.targets
     out, masks = options.out.resolve(), options.masks.resolve()
@@ -173,7 +173,7 @@ def _check_places(plan: Plan) -> None:
         raise UserError(f"{options.out}: {len(problems)} names cannot be written", problems=problems)
 
 
-def _check_renders_there(plan: Plan) -> None:
+def _check_renders_there(plan: RenderPlan) -> None:
     """Refuse to replace what other options, other weights or other programs made."""
     out, newest = plan.options.out, plan.journal.newest_options
     if plan.restart and newest is not None:
@@ -195,7 +195,7 @@ def _check_renders_there(plan: Plan) -> None:
         )
 
 
-def _why_refused(plan: Plan, image: Image) -> str:
+def _why_refused(plan: RenderPlan, image: Image) -> str:
     row = plan.journal.images.get(image.file)
     if row is None:
         # in a folder with a manifest this is what a kill between an image and its row leaves

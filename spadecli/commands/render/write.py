@@ -22,7 +22,7 @@ from ...store.atomic import write_bytes
 from ...store.manifest import ManifestWriter
 from .load import LoadedMask
 from .options import ImageFormat
-from .targets import Image, Plan, seed_text
+from .targets import Image, RenderPlan, seed_text
 
 WAITING_PER_WORKER = 8
 P = ParamSpec("P")
@@ -53,7 +53,7 @@ class ImageWriter:
     Leaving the block waits for what is under way. The first failure of a thread is raised in the caller.
     """
 
-    def __init__(self, plan: Plan, manifest: ManifestWriter, num_workers: int) -> None:
+    def __init__(self, plan: RenderPlan, manifest: ManifestWriter, num_workers: int) -> None:
         self._plan, self._manifest = plan, manifest
         self._threads = ThreadPoolExecutor(num_workers, "write")
         self._waiting: deque[Future[None]] = deque()

@@ -16,7 +16,7 @@ from . import distances, segmentation, style
 from . import sample_diversity as diversity
 from .choose import choose_networks, choose_segmenter
 from .distances import DistancePlan
-from .options import ScoreOptions, Settings, check_options, selection, settings_of
+from .options import ScoreOptions, ScoreSettings, check_options, score_settings, selection
 from .presets import Preset
 from .protocol import Protocol, find_weights, size_counts
 from .report import write_report
@@ -37,10 +37,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScorePlan:
     """A checked set of inputs: everything is there and readable, nothing is computed yet."""
 
-    settings: Settings
+    settings: ScoreSettings
     renders: list[Item]
     distances: list[DistancePlan]
     segmentation: SegmentationPlan | None
@@ -61,14 +61,14 @@ def score(options: ScoreOptions, report: Report | None = None) -> ScoreResult:
     _warn(plan, report)
     measured, hashes = [], dict[str, str]()
     for part in plan.distances:
-        found, read = distances.measure(part, options, plan.settings, options.cache or cache_dir(), report)
+        found, read = distances.measure_distances(part, options, plan.settings, options.cache or cache_dir(), report)
         measured.append(found)
         hashes.update(read)
     seen, counted = None, None
     if plan.segmentation:
-        seen, counted = segmentation.measure(plan.segmentation, options.batch, report)
-    varied = diversity.measure(plan.diversity, options.device, report) if plan.diversity else None
-    used = style.measure(plan.style, options.device, report) if plan.style else None
+        seen, counted = segmentation.measure_segmentation(plan.segmentation, options.batch, report)
+    varied = diversity.measure_diversity(plan.diversity, options.device, report) if plan.diversity else None
+    used = style.measure_use_of_style(plan.style, options.device, report) if plan.style else None
     path = options.out or (options.renders / "scores.h5" if options.renders else None)
     page = path.with_suffix(".html") if path and options.report else None
     result = ScoreResult(tuple(measured), seen, varied, used, plan.protocol, path, page)
@@ -83,7 +83,7 @@ def score(options: ScoreOptions, report: Report | None = None) -> ScoreResult:
     return result
 
 
-def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool = True) -> Plan:
+def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool = True) -> ScorePlan:
     """Find and check everything that ``score`` needs; ``fetch``: the FID Inception may be fetched.
 
     What was asked for and cannot be is an error; what was not asked for is told in ``protocol.not_run``.
@@ -92,7 +92,7 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
     """
     report = report or Silent()
     check_options(options)
-    settings, not_run = settings_of(options), dict[str, str]()
+    settings, not_run = score_settings(options), dict[str, str]()
     if options.real is not None and not options.real.exists():  # before anything is fetched
         raise UserError(f"{options.real}: no such folder, and no file of statistics")
     names, split = selection(options)
@@ -138,14 +138,14 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
         uncertain=preset.uncertain if preset else (),
         not_run=not_run,
     )
-    return Plan(settings, renders, measures, planned, varied, used, protocol)
+    return ScorePlan(settings, renders, measures, planned, varied, used, protocol)
 
 
 def _has_manifest(options: ScoreOptions) -> bool:
     return bool(options.renders and (options.renders / MANIFEST_NAME).is_file())
 
 
-def _renders(options: ScoreOptions, settings: Settings, names: tuple[str, ...]) -> tuple[list[Item], list[Item]]:
+def _renders(options: ScoreOptions, settings: ScoreSettings, names: tuple[str, ...]) -> tuple[list[Item], list[Item]]:
     """The renders that count, and every sample of their masks."""
     if options.renders is None:
         return [], []
@@ -184,7 +184,7 @@ def _check_anything(
         )
 
 
-def _warn(plan: Plan, report: Report) -> None:
+def _warn(plan: ScorePlan, report: Report) -> None:
     """What a reader of the numbers should know first."""
     for p in plan.protocol.distances:
         few = min(n for n in (plan.protocol.render_count, p.real_count) if n)

@@ -18,13 +18,13 @@ from ...metrics.features import CLEAN_SIZE, RESIZE_WORDS, FeatureReader
 from ...metrics.kernel import KernelDistance, kernel_distance
 from ...metrics.prdc import DENSITY_COVERAGE_NEIGHBOURS, PRECISION_RECALL_NEIGHBOURS, Prdc, prdc
 from ...metrics.realset import PictureSet, load_real, save_real
-from .options import ScoreOptions, Settings
+from .options import ScoreOptions, ScoreSettings
 from .protocol import DistanceProtocol, size_counts, was_training_loss
 from .sets import common_size, select, sizes_of, without
 
 
 @dataclass(frozen=True)
-class Floor:
+class RealVsReal:
     """Real photographs against other real ones at the renders' count: mean and deviation over draws."""
 
     count: int
@@ -49,12 +49,12 @@ class Distances:
     frechet: float | None
     kernel: KernelDistance | None
     prdc: Prdc | None
-    floor: Floor | None
+    floor: RealVsReal | None
 
 
 @dataclass(frozen=True)
 class DistancePlan:
-    """Checked inputs of :func:`measure`. ``known``: statistics of the real set in place of photographs."""
+    """Checked inputs of :func:`measure_distances`. ``known``: statistics of the real set in place of photographs."""
 
     network: FeatureNetwork
     renders: list[Item]
@@ -66,7 +66,7 @@ class DistancePlan:
 
 def plan_distances(
     options: ScoreOptions,
-    settings: Settings,
+    settings: ScoreSettings,
     network: FeatureNetwork,
     renders: list[Item],
     names: tuple[str, ...],
@@ -113,7 +113,7 @@ def plan_distances(
 
 def _size(
     options: ScoreOptions,
-    settings: Settings,
+    settings: ScoreSettings,
     known: PictureSet | None,
     render_sizes: Counter[Size],
     real_sizes: Counter[Size],
@@ -171,8 +171,8 @@ def _floor_draws(
     return [[pool[i] for i in random.choice(len(pool), count, replace=False)] for _ in range(options.draws)]
 
 
-def measure(
-    plan: DistancePlan, options: ScoreOptions, settings: Settings, cache: Path, report: Report
+def measure_distances(
+    plan: DistancePlan, options: ScoreOptions, settings: ScoreSettings, cache: Path, report: Report
 ) -> tuple[Distances, dict[str, str]]:
     """The distances, and the SHA-256 of every picture that was read for them."""
     reader = FeatureReader(plan.network, plan.protocol.size, cache, options.batch, settings.resize)
@@ -185,7 +185,7 @@ def measure(
         frechet = rendered.frechet(real)
         kernel = _kernel(rendered, real, options.seed)
         neighbours = _prdc(rendered, real, report)
-    floor = _measure_floor(reader, plan.floor, real, options.seed, report) if plan.floor else None
+    floor = _real_vs_real(reader, plan.floor, real, options.seed, report) if plan.floor else None
     names = plan.network.frechet_name, plan.network.kernel_name
     hashes = {str(path): sha for path, sha in reader.sha256.items()}
     return Distances(*names, frechet, kernel, neighbours, floor), hashes
@@ -219,9 +219,9 @@ def _save_real(path: Path, plan: DistancePlan, real: PictureSet, reader: Feature
     save_real(path, real, config, {p.key: reader.sha256[p.path] for p in plan.real})
 
 
-def _measure_floor(
+def _real_vs_real(
     reader: FeatureReader, draws: list[list[Item]], real: PictureSet, seed: int, report: Report
-) -> Floor:
+) -> RealVsReal:
     drawn = list({p.path: p for draw in draws for p in draw}.values())
     row = {p.path: i for i, p in enumerate(drawn)}
     features = reader.read([p.path for p in drawn], report)
@@ -229,7 +229,7 @@ def _measure_floor(
     frechet = [other.frechet(real) for other in sets]
     kernels = [k.mean for other in sets if (k := _kernel(other, real, seed))]
     neighbours = [p for other in sets if (p := _prdc(other, real))]
-    return Floor(
+    return RealVsReal(
         count=len(draws[0]),
         draws=len(draws),
         frechet_mean=float(np.mean(frechet)),

@@ -70,7 +70,7 @@ class ScoreOptions:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoreSettings:
     """What the protocol and the options come to."""
 
     preset: Preset | None
@@ -80,10 +80,10 @@ class Settings:
     absent: Absent
 
 
-def settings_of(options: ScoreOptions) -> Settings:
+def score_settings(options: ScoreOptions) -> ScoreSettings:
     """Options first, then the preset, then the defaults."""
     preset = PRESETS[options.protocol] if options.protocol else None
-    return Settings(
+    return ScoreSettings(
         preset=preset,
         samples=options.samples or (preset.samples if preset else "first"),
         resize=preset.resize if preset else "bytes",

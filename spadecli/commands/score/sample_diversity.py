@@ -38,7 +38,7 @@ class Diversity:
 
 @dataclass(frozen=True)
 class DiversityPlan:
-    """Checked inputs of :func:`measure`: the samples of each mask that has several."""
+    """Checked inputs of :func:`measure_diversity`: the samples of each mask that has several."""
 
     network: PerceptualLoss
     groups: dict[str, list[Item]]
@@ -100,7 +100,7 @@ def _network(options: ScoreOptions, weights: Path | None) -> tuple[PerceptualLos
     return load_perceptual(network), URLS[network]
 
 
-def measure(plan: DiversityPlan, device: str, report: Report) -> Diversity:
+def measure_diversity(plan: DiversityPlan, device: str, report: Report) -> Diversity:
     """Mean distance between the samples of each mask.
 
     Raises UserError that lists every mask whose samples cannot be read or differ in size.

@@ -51,7 +51,7 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class Photos:
+class PhotoScores:
     """The ceiling: the same segmenter on real photographs of the same masks."""
 
     count: int
@@ -74,7 +74,7 @@ class Segmentation:
     accuracy: float
     frequency_weighted_iou: float
     classes: tuple[ClassScore, ...]
-    photos: Photos | None
+    photos: PhotoScores | None
     ratio: float | None = None
 
 
@@ -96,7 +96,10 @@ class Counted:
 
 @dataclass(frozen=True)
 class SegmentationPlan:
-    """Checked inputs of :func:`measure`. ``channel_of``: uint8 [256], segmenter's channel -> the masks' (K: none)."""
+    """Checked inputs of :func:`measure_segmentation`.
+
+    channel_of: uint8 [256], channel of the segmenter -> channel of the masks (K: none).
+    """
 
     segmenter: Segmenter
     labels: LabelSpace
@@ -165,7 +168,7 @@ def _trust(segmenter: Segmenter) -> tuple[str, bool]:
     return f"mean IoU {real:.1%} on photographs it never saw ({beside or 'no baselines'}); {verdict}", trusted
 
 
-def measure(plan: SegmentationPlan, batch: int, report: Report) -> tuple[Segmentation, Counted]:
+def measure_segmentation(plan: SegmentationPlan, batch: int, report: Report) -> tuple[Segmentation, Counted]:
     """Scores of the renders, with the photographs' beside them, and the renders' pixel counts.
 
     Raises UserError that lists every picture or mask that cannot be measured.
@@ -177,7 +180,7 @@ def measure(plan: SegmentationPlan, batch: int, report: Report) -> tuple[Segment
     if plan.photos:
         ceiling = count_pixels(plan, plan.photos, batch, report)
         photo_result = agreement(ceiling.matrix, unknown, plan.absent)
-        photos = Photos(
+        photos = PhotoScores(
             len(plan.photos), photo_result.mean_iou, photo_result.accuracy, photo_result.frequency_weighted_iou
         )
     if math.isnan(result.accuracy):

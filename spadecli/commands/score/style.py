@@ -18,7 +18,7 @@ from .source_masks import Masks
 
 @dataclass(frozen=True)
 class StylePlan:
-    """Checked inputs of :func:`measure`."""
+    """Checked inputs of :func:`measure_use_of_style`."""
 
     weights: Path
     photos: Sequence[Item]
@@ -56,6 +56,6 @@ def plan_style(
     return StylePlan(weights, encoded, found, masks.mask_format, protocol)
 
 
-def measure(plan: StylePlan, device: str, report: Report) -> StyleFindings:
+def measure_use_of_style(plan: StylePlan, device: str, report: Report) -> StyleFindings:
     """See :func:`spadecli.commands.styles.usage.measure_style`."""
     return measure_style(plan.weights, plan.photos, plan.masks, device, report, plan.mask_format)

@@ -1,4 +1,4 @@
-"""How much style weights use, and whether colours carry from a photo to other masks: measured on photos and masks."""
+"""How much of the style code weights use, and whether renders have the colours of their reference."""
 
 from __future__ import annotations
 
@@ -34,22 +34,23 @@ SHOWN_KL = 8  # dimensions
 class StyleFindings:
     """What the style code of weights does.
 
-    carry: where photos and masks pair by name, each of some masks (``masks``) was rendered in the style of each of
-    some other photos (``references``), z = mu, and compared with its own reference and with the others: by mean CIE
-    L*a*b* of the whole picture (``color``) and of the class that covers most pixels (``color_of_CLASS``), and by mu
-    of the picture encoded back (``encoded_back``).
+    consistency: measured if photos and masks pair by name. Each of some masks (``masks``) is rendered in the style of
+        each of some other photos (``references``), z = mu, and compared with its own reference and with the others:
+        by mean CIE L*a*b* of the whole picture ("color") and of the class that covers most pixels
+        ("color_of_CLASS"), and by mu of the picture encoded back ("encoded_back").
     """
 
     usage: StyleUsage
-    carry: Mapping[str, Match] = field(default_factory=dict)
+    consistency: Mapping[str, Match] = field(default_factory=dict)
     references: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for cards and programs."""
         found: dict[str, Any] = {"usage": self.usage.as_json()}
-        if self.carry:
-            matches = {name: m.as_json() for name, m in self.carry.items()}
+        if self.consistency:
+            matches = {name: m.as_json() for name, m in self.consistency.items()}
+            # the name that cards of weights have for it
             found["carry"] = {**matches, "references": list(self.references), "masks": list(self.masks)}
         return found
 
@@ -64,7 +65,7 @@ class StyleFindings:
             rows.append(("active latent dimensions", f"{u.active} of {u.z_dim} ({u.num_photos} photographs)"))
             rows.append(("KL", f"{u.kl_total:.1f} nats, of one dimension {u.kl[-1]:.2g} to {u.kl[0]:.2g}"))
         return rows + [
-            (name.replace("color", "colour").replace("_", " "), match_words(m)) for name, m in self.carry.items()
+            (name.replace("color", "colour").replace("_", " "), match_words(m)) for name, m in self.consistency.items()
         ]
 
 
@@ -92,10 +93,10 @@ def measure_style(
         usage = style_usage(backend, labels, values)
         pictures = {item.key: item for item in photos}
         both = [(pictures[item.key], item) for item in masks or () if item.key in pictures]
-        return _carry(usage, backend, both, mask_format) if len(both) >= 4 else StyleFindings(usage)
+        return _consistency(usage, backend, both, mask_format) if len(both) >= 4 else StyleFindings(usage)
 
 
-def _carry(
+def _consistency(
     usage: StyleUsage, backend: Backend, pairs: Sequence[tuple[Item, Item]], mask_format: MaskFormat
 ) -> StyleFindings:
     """Colours of renders against those of references, which are of other pairs than the masks."""
@@ -116,13 +117,13 @@ def _carry(
     channel = backend.card.labels.code_to_channel[largest]
     name = backend.card.labels.classes[channel].name
     photo_part = np.stack([mean_lab(p, c == largest) for p, c in zip(pictures, codes, strict=True)])
-    carry = {f"color_of_{name}": match(np.array(part), photo_part)} if np.isfinite(part).any() else {}
-    carry |= {
+    consistency = {f"color_of_{name}": match(np.array(part), photo_part)} if np.isfinite(part).any() else {}
+    consistency |= {
         "color": match(np.array(whole), np.stack([mean_lab(p) for p in pictures])),
         "encoded_back": match(np.array(again), mu),
     }
     return StyleFindings(
-        usage, carry, tuple(photo.key for photo, _ in references), tuple(mask.key for _, mask in targets)
+        usage, consistency, tuple(photo.key for photo, _ in references), tuple(mask.key for _, mask in targets)
     )
 
 

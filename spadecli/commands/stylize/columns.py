@@ -24,7 +24,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Settings:
+class StyleSettings:
     """What is done to every style: see :class:`spadecli.commands.stylize.command.StylizeOptions`."""
 
     strength: float
@@ -34,7 +34,10 @@ class Settings:
 
 
 def make_columns(
-    references: Sequence[Reference], mixes: Sequence[Mix], entries: Mapping[Reference, StyleEntry], settings: Settings
+    references: Sequence[Reference],
+    mixes: Sequence[Mix],
+    entries: Mapping[Reference, StyleEntry],
+    settings: StyleSettings,
 ) -> list[Column]:
     """Columns in order: each reference, after it the steps to the next; then the mixes.
 
@@ -83,7 +86,7 @@ def _style(
     code: StyleCode,
     found: Sequence[StyleEntry],
     weights: Sequence[float],
-    settings: Settings,
+    settings: StyleSettings,
 ) -> Style:
     has_picture = all(entry.thumbnail for entry in found)
     return Style(

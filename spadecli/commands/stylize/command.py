@@ -21,8 +21,8 @@ from ...store.styles_file import StyleEntry
 from ..render.command import MAX_WORKERS, RenderResult, render_with
 from ..render.options import RenderOptions, Source
 from ..styles.encode import Photo, check_encoder, encode_photos
-from .columns import Column, Settings, make_columns
-from .consistency import Carry, measure
+from .columns import Column, StyleSettings, make_columns
+from .consistency import StyleConsistency, measure_consistency
 from .pictures import check_sheet, write_references, write_sheet
 from .references import Mix, Reference, default_reference, parse_mix, resolve, unique
 
@@ -52,23 +52,23 @@ class StylizeOptions:
     sheet: Path | None = None
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> StyleSettings:
         """With what noise stands for."""
         noise = self.noise if self.noise is not None else float(self.render.samples > 1)
-        return Settings(float(self.strength), float(noise), self.spherical, self.interpolate)
+        return StyleSettings(float(self.strength), float(noise), self.spherical, self.interpolate)
 
 
 @dataclass(frozen=True)
 class StylizeResult:
-    """What a call came to: that of the render, the styles' names in order, and whether they carry.
+    """Result of the render, names of the styles in order, and how well images agree with their style.
 
-    encoded: photos that were encoded now. carry: None with fewer than two styles, and in a dry run.
+    encoded: photos that were encoded now. consistency: None with fewer than two styles, and in a dry run.
     """
 
     render: RenderResult
     styles: tuple[str, ...]
     encoded: int
-    carry: Carry | None
+    consistency: StyleConsistency | None
     sheet: Path | None
 
     def as_json(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class StylizeResult:
             **self.render.as_json(),
             "styles": list(self.styles),
             "encoded": self.encoded,
-            "carry": self.carry.as_json() if self.carry else None,
+            "consistency": self.consistency.as_json() if self.consistency else None,
             "sheet": str(self.sheet) if self.sheet else None,
         }
 
@@ -85,8 +85,8 @@ class StylizeResult:
         """A summary for people."""
         first, *more = self.render.lines()
         lines = [first.replace(" of ", f" in {count(len(self.styles), 'style')} of ", 1), *more]
-        if self.carry:
-            lines += self.carry.lines()
+        if self.consistency:
+            lines += self.consistency.lines()
         if self.sheet:
             lines.append(f"sheet: {self.sheet}")
         return lines
@@ -121,18 +121,19 @@ def stylize(options: StylizeOptions, report: Report | None = None) -> StylizeRes
             report.note(f"{count(len(columns), 'style')}: {', '.join(c.style.name for c in columns)}", level=1)
         styles = tuple(column.style for column in columns)
         result = render_with(source, options.render, report, styles)
-        carry = None
+        consistency = None
         if not options.render.dry_run:
             rows = _complete_rows(result.manifest, columns)
             if options.render.gallery:
                 write_references(options.render.out, columns)
             photos = _photos(columns, entries)
-            carry = measure(backend, options.render.out, styles, photos, [files for _, files in rows]) if rows else None
+            files = [files for _, files in rows]
+            consistency = measure_consistency(backend, options.render.out, styles, photos, files) if files else None
             if options.sheet is not None:
                 out = options.render.out
                 write_sheet(options.sheet, columns, [(out / mask, [out / f for f in files]) for mask, files in rows])
     sheet = None if options.render.dry_run else options.sheet
-    return StylizeResult(result, tuple(style.name for style in styles), encoded, carry, sheet)
+    return StylizeResult(result, tuple(style.name for style in styles), encoded, consistency, sheet)
 
 
 def _check(options: StylizeOptions) -> None:

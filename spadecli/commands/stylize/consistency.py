@@ -22,7 +22,7 @@ WORKING_SIZE = (64, 64)  # for mean colours
 
 
 @dataclass(frozen=True)
-class Carry:
+class StyleConsistency:
     """code: distance of the mu of images to that of their style; color: of mean L*a*b* colours, images to photos.
 
     color is None where fewer than two of the styles are photos that can be read.
@@ -43,9 +43,9 @@ class Carry:
         return lines
 
 
-def measure(
+def measure_consistency(
     backend: Backend, out: Path, styles: Sequence[Style], photos: Sequence[Path | None], files: Sequence[Sequence[str]]
-) -> Carry | None:
+) -> StyleConsistency | None:
     """Compare images with styles; files: of each mask, one image in each style. None with fewer than two styles.
 
     Looks at MAX_IMAGES images at most: every mask's if there are few, else of masks spread evenly.
@@ -63,10 +63,10 @@ def measure(
     code = match(mu.reshape(len(files), len(styles), -1), wanted)
     known = [i for i, photo in enumerate(photos) if photo is not None]
     if len(known) < 2:
-        return Carry(code, None)
+        return StyleConsistency(code, None)
     outputs = np.stack([[_color(out / row[i]) for i in known] for row in files])
     references = np.stack([_color(photo) for photo in photos if photo is not None])
-    return Carry(code, match(outputs, references))
+    return StyleConsistency(code, match(outputs, references))
 
 
 def _color(path: Path) -> Any:

@@ -83,7 +83,7 @@ def test_a_class_that_no_mask_shows_has_no_colour(options: ScoreOptions, tiny_ex
     for i, name in enumerate(NAMES):
         write_mask(Path(f"labels/{name}.png"), value=i % 2)
     result = score(dataclasses.replace(options, extractor=tiny_extractor, labels=Path("labels")), Silent())
-    assert sorted(result.style.carry if result.style else ()) == ["color", "encoded_back"]
+    assert sorted(result.style.consistency if result.style else ()) == ["color", "encoded_back"]
 
 
 def test_without_style_the_reason_is_told(options: ScoreOptions, tiny_extractor: Path, monkeypatch) -> None:
