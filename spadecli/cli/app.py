@@ -100,12 +100,12 @@ def main() -> NoReturn:
         leave_message(f"{type(e).__name__}: {e}")
         sys.exit(1)
     if code == 130 and ranks.is_main:  # Typer turns Ctrl-C into this code
-        print("interrupted; the same command resumes what can be resumed", file=sys.stderr)
+        print("interrupted; the same command resumes if it can", file=sys.stderr)
     sys.exit(code or 0)
 
 
 def _tell(error: SpadeError, ranks: Ranks, as_json: bool) -> None:
-    """Print a failure: what all processes of a run know of once, another one with the process it happened in."""
+    """Print a failure: an error common to all processes once, any other with the process it happened in."""
     if error.common and not ranks.is_main:
         return
     if ranks.size > 1 and not error.common:

@@ -66,7 +66,7 @@ def inspect(
 
 
 def _in_order(facts: dict[str, Any]) -> dict[str, Any]:
-    """What was measured now comes last, where it is seen; of many latent dimensions only the first."""
+    """The facts with the style last, where a reader sees it, and only the first of many latent dimensions."""
     if "style" not in facts:
         return facts
     from ..commands.styles.usage import style_in_short

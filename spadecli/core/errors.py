@@ -41,6 +41,14 @@ class UserError(SpadeError):
     exit_code = 2
 
 
+def refuse(problems: Sequence[str], summary: str = "wrong options", hint: str = "") -> None:
+    """Raise one UserError for all problems, with a single one in place of ``summary``; return if there are none."""
+    if len(problems) == 1:
+        raise UserError(problems[0], hint=hint)
+    if problems:
+        raise UserError(summary, problems=problems, hint=hint)
+
+
 class BackendUnavailable(SpadeError):
     """A device or an optional package is missing; the hint is the line that installs it."""
 

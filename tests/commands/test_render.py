@@ -115,7 +115,7 @@ import sys, time
 sys.path[:0] = [{tests!r}]
 from fake_backend import FakeBackend, source
 from pathlib import Path
-from spadecli.commands.render import RenderOptions, render_with
+from spadecli.commands.render.command import RenderOptions, render_with
 from spadecli.core.report import Silent
 class Slow(FakeBackend):
     def run(self, *batch):
@@ -173,7 +173,7 @@ def test_a_changed_mask_is_noticed(folder):
     write_mask(folder / "masks/x.png", value=9)
     with pytest.raises(UserError, match="2 of 4") as e:
         run(folder)
-    assert all(way in e.value.hint for way in ("mend or remove", "--overwrite", "--skip-bad"))
+    assert all(way in e.value.hint for way in ("repair or remove", "--overwrite", "--skip-bad"))
     (folder / "masks/x.png").unlink()
     replaced = run(folder, overwrite=True)
     assert (replaced.images, replaced.skipped) == (1, 2)

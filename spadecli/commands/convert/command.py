@@ -13,7 +13,7 @@ __all__ = ["ConvertOptions", "ConvertResult", "convert", "parse_profile", "parse
 
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 
-# what only checkpoints need to be told
+# options for checkpoints only
 NVLABS_ONLY = (
     "encoder",
     "preset",
@@ -26,7 +26,7 @@ NVLABS_ONLY = (
     "norm",
 )
 
-# what a weights file has no use for, what only engines need
+# option -> default of those for artifacts only, and for weights files only
 ARTIFACT_ONLY = {"precision": "fp32", "size": None, "verify": True}
 WEIGHTS_ONLY = {"half": False, "metrics": ()}
 
@@ -77,31 +77,31 @@ def parse_targets(text: str | None) -> tuple[str, ...]:
 
 
 def _check_source(options: ConvertOptions) -> None:
-    """Refuse what is no weights file, and options that its kind would ignore."""
+    """Refuse a source that is not a weights file, and options that its kind would ignore."""
     source = options.source
     if not source.is_file():
         raise UserError(f"{source}: no such weights file")
     if source.suffix == ".pt":
         raise UserError(f"{source}: training state, not weights", hint="its weights are weights.safetensors beside it")
     if source.suffix == ".safetensors" and (
-        told := [f"--{name.replace('_', '-')}" for name in NVLABS_ONLY if getattr(options, name) is not None]
+        given := [f"--{name.replace('_', '-')}" for name in NVLABS_ONLY if getattr(options, name) is not None]
     ):
-        raise UserError(f"{', '.join(told)}: only for NVlabs .pth files; {source} has a card that tells")
+        raise UserError(f"{', '.join(given)}: only for NVlabs .pth files; {source} has a card with these facts")
     if source.suffix in (".onnx", ".engine"):
         raise UserError(
-            f"{source}: is converted already; convert starts from the weights that it was made from",
+            f"{source}: converted already; convert starts from the weights it was made from",
             hint=_command_for(options),
         )
     only = WEIGHTS_ONLY if options.to != "safetensors" else ARTIFACT_ONLY
     useless = [name for name, default in only.items() if getattr(options, name) != default]
     if options.to not in ("tensorrt", "tensorrt-rtx"):
-        given, usual = options.profile, Profile()
-        engine_only = {"masks": given.masks != usual.masks, "samples": given.samples != usual.samples}
+        profile, usual = options.profile, Profile()
+        engine_only = {"masks": profile.masks != usual.masks, "samples": profile.samples != usual.samples}
         useless += [name for name, is_given in {**engine_only, "target": options.targets}.items() if is_given]
     if useless:
-        told = ["--no-verify" if name == "verify" else f"--{name}" for name in useless]
+        given = ["--no-verify" if name == "verify" else f"--{name}" for name in useless]
         hint = "--precision fp16 is what halves an artifact" if "half" in useless else ""
-        raise UserError(f"{', '.join(told)}: nothing that --to {options.to} uses", hint=hint)
+        raise UserError(f"{', '.join(given)}: nothing that --to {options.to} uses", hint=hint)
     if options.to != "safetensors" and source.suffix != ".safetensors":
         raise UserError(
             f"{source}: --to {options.to} starts from a .safetensors", hint=f"first: spade convert {source}"
@@ -109,7 +109,7 @@ def _check_source(options: ConvertOptions) -> None:
 
 
 def _command_for(options: ConvertOptions) -> str:
-    """What converts the weights of a converted file, as far as it tells of them."""
+    """Command that converts the weights of a converted file, as far as it names them."""
     from ...backends.artifact import read_artifact
 
     source = options.source

@@ -19,7 +19,7 @@ Kind = Literal["safetensors", "onnx", "tensorrt", "tensorrt-rtx"]
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What to convert to which kind, and what an NVlabs checkpoint does not tell of itself.
+    """What to convert to which kind, and what an NVlabs checkpoint does not say about itself.
 
     to: "safetensors", or what a .safetensors becomes: "onnx", "tensorrt", "tensorrt-rtx".
     precision, size (height, width; None: the training size), verify: of those. profile, targets: of engines.
@@ -57,7 +57,7 @@ class ConvertOptions:
 class ConvertResult:
     """The file written (or, in a dry run, that would be) and its card.
 
-    others: files written beside it. verification: None where it was not asked for, or nothing was written.
+    others: files written beside it. verification: None if it was not requested or nothing was written.
     """
 
     path: Path

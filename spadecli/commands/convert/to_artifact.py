@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def to_artifact(options: ConvertOptions, output: Path, report: Report) -> ConvertResult:
-    """Write ``output``, its side file where it is an engine, and the image encoder in ``encoder/``."""
+    """Write ``output``, the side file of an engine, and the image encoder in ``encoder/``."""
     card = read_card(options.source)
     if options.size is not None:
         check_size(options.size, card)
@@ -55,7 +55,7 @@ def to_artifact(options: ConvertOptions, output: Path, report: Report) -> Conver
 
 
 def _check_packages(options: ConvertOptions) -> None:
-    """Say what is missing before any work is done."""
+    """Raise BackendUnavailable for a missing package, before any work is done."""
     require("onnx", "onnx")
     if options.verify:
         require("onnxruntime", "onnxruntime")
@@ -136,9 +136,11 @@ def _engine_files(
         verification = _verify_engine(options, exported, output, blobs, sides[output], report)
     files: dict[Path, bytes | str] = {}
     for path, blob in blobs.items():
-        told = verification.as_json() if verification else None
+        result = verification.as_json() if verification else None
         files[path] = blob
-        files[side_file(path)] = sides[path].model_copy(update={"verification": told}).model_dump_json(indent=2) + "\n"
+        files[side_file(path)] = (
+            sides[path].model_copy(update={"verification": result}).model_dump_json(indent=2) + "\n"
+        )
     return verification, files
 
 
@@ -175,7 +177,7 @@ def _build(
 
 
 def profile_for(profile: Profile, card: Card) -> Profile:
-    """Where the image depends on the map alone, there is one sample a mask."""
+    """The profile for these weights: one sample per mask if the image depends on the map alone."""
     return profile if card.architecture.uses_z else Profile(profile.masks, (1, 1, 1))
 
 

@@ -51,7 +51,7 @@ def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
     if base is None:
         if options.num_classes is None:
             raise UserError(
-                f"{options.source}: the number of classes is not told by the file",
+                f"{options.source}: the file does not say how many classes it has",
                 hint=f"--preset {'|'.join(PRESETS)}, or --num-classes N with --dont-care and --no-instance as trained",
             )
         base = Published(options.num_classes, dont_care=False, instance=True)
@@ -77,7 +77,7 @@ def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:
 
 
 def _label_space(name: str, num_classes: int, *, dont_care: bool, instances: bool) -> LabelSpace:
-    """File value = channel; 255 is the class after the last where there is a don't-care one."""
+    """File value = channel; 255 is the class after the last if there is a don't-care class."""
     if not 1 <= num_classes + dont_care <= 255:
         raise UserError(f"--num-classes {num_classes}: expected 1 to {255 - dont_care}")
     classes = [{"name": f"class {i}", "values": (i,), "color": auto_color(i)} for i in range(num_classes)]

@@ -29,7 +29,7 @@ class DoctorOptions:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked at, what was found, and how to get it where it is missing."""
+    """One line of the report: the subject, what was found, and how to get it if it is missing."""
 
     subject: str
     found: str
@@ -102,7 +102,7 @@ def _runtimes() -> list[Finding]:
     return [
         _package("onnx", "spade convert --to onnx", INSTALL["onnx"]),
         _onnxruntime(),
-        _engines("tensorrt", "engines for the GPU at hand"),
+        _engines("tensorrt", "engines for this GPU"),
         _engines("tensorrt-rtx", "engines for any RTX GPU, built anywhere"),
     ]
 

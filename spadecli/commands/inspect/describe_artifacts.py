@@ -21,7 +21,7 @@ SIDE_FACTS = (
     "onnx_sha256",
     "verification",
 )
-# what the weights file tells at length
+# in full in the weights file
 LEFT_OUT = {"labels", "training", "recipe", "metrics"}
 
 
@@ -56,7 +56,7 @@ def describe_artifact(path: Path) -> Description:
 
 
 def _here(side: EngineSidecar) -> tuple[str | None, str | None]:
-    """This machine's version of the engine's runtime, and its GPU's compute capability; None where there is none."""
+    """This machine's version of the engine's runtime, and its GPU's compute capability; None without one."""
     import torch
 
     from ...backends.build import load_runtime

@@ -93,7 +93,7 @@ def labels_in_short(labels: LabelSpace) -> dict[str, Any]:
 
 
 def options_in_short(row: Row) -> dict[str, Any]:
-    """What people want to know of the ``options`` row of renders."""
+    """The fields of the ``options`` row of renders that people look for."""
     wanted = ("weights", "weights_sha256", "seed", "shared_z", "size", "edges", "format", "quality")
     return {key: row[key] for key in wanted if row.get(key) not in (None, "", False)}
 

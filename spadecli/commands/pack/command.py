@@ -299,7 +299,7 @@ def _refuse(problems: list[str], pairs: int, options: PackOptions) -> None:
         raise UserError(
             f"{len(problems)} mistake{'s' * (len(problems) != 1)} in the folders; nothing was written",
             problems=problems,
-            hint="put them right, or leave these files out with --skip-bad; another label space: --recipe FILE.toml",
+            hint="correct them, or leave these files out with --skip-bad; another label space: --recipe FILE.toml",
         )
     if not pairs:
         raise UserError("not one pair is free of mistakes; nothing was written", problems=problems)

@@ -87,7 +87,7 @@ def _write_pixels(f: h5py.File, out: Path, rows: Sequence[Row], size: tuple[int,
         raise UserError(
             f"{out}: {count(len(problems), 'image')} of {len(rows):,} cannot go into {NAME}",
             problems=problems,
-            hint="remove them and run the same command again, which renders them anew",
+            hint="remove them and run the same command again, which renders them again",
         )
 
 

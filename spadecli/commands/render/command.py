@@ -32,7 +32,7 @@ MAX_WORKERS = 8
 
 @dataclass(frozen=True)
 class RenderResult:
-    """What a render came to.
+    """Result of a render.
 
     images: rendered now (or to be rendered, in a dry run); skipped: there already; seconds: of rendering alone.
     failures: what the masks raised that were left out.
@@ -105,7 +105,7 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
         from .engine import PRECISION, cached_engine, planned_engine
 
         planned = planned_engine(weights, options.size, options.device)
-        if options.dry_run:  # the weights themselves tell all that there is to plan
+        if options.dry_run:  # the weights are enough to plan with
             is_built = "is there" if planned.is_there(report) else "would be built first"
             runs = f"{planned.runtime} {planned.version} {PRECISION}; its engine {planned.path} {is_built}"
         else:
@@ -117,7 +117,9 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
             weights, options.device, form=form, precision=options.precision, tile=options.tile
         ) as backend:
             report.note(f"weights: {weights} ({backend.card.name}), {runs or f'{backend.name} on {backend.device}'}")
-            sha256 = getattr(backend, "weights_sha256", "") or file_hash.result()  # an artifact tells its weights'
+            sha256 = (
+                getattr(backend, "weights_sha256", "") or file_hash.result()
+            )  # an artifact names the weights it was made from
             return render_with(Source(backend, weights, sha256), options, report)
 
 
@@ -126,7 +128,7 @@ def render_with(source: Source, options: RenderOptions, report: Report, styles: 
 
     Writes the images, manifest.jsonl, renders.h5 and index.html in ``options.out``. Nothing is written before
     every mask has been read once (unless skip_bad), and nothing half-written ever has its final name. May be
-    interrupted at any time; the same call goes on.
+    interrupted at any time; the same call resumes.
     Raises UserError that lists all problems. Masks that turn out bad later are in the result's ``failures``.
     """
     num_workers = options.workers or min(MAX_WORKERS, os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""``--engine auto``: an engine for the GPU at hand, built when first needed and kept in the cache."""
+"""``--engine auto``: an engine for this GPU, built when first needed and kept in the cache."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def planned_engine(weights: Path, size: Size | Native | None, device: str) -> Pl
     """The engine of a .safetensors file at an image size (None: the training size) for this GPU. Nothing is built.
 
     Another weights file, size, runtime version or GPU has an engine of its own.
-    Raises UserError where there cannot be one, BackendUnavailable without a GPU or a runtime.
+    Raises UserError if these options rule an engine out, BackendUnavailable without a GPU or a runtime.
     """
     from ...backends.tensorrt_backend import capability_of, gpu
     from ...weights.file import read_card
@@ -86,7 +86,7 @@ def cached_engine(planned: Planned, report: Report) -> Path:
 
 
 def _runtime(capability: str) -> tuple[Runtime, str]:
-    """TensorRT where it is installed, else TensorRT for RTX; and its version."""
+    """TensorRT if it is installed, else TensorRT for RTX; and its version."""
     missing = []
     for kind in MODULES:
         try:

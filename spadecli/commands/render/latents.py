@@ -42,7 +42,7 @@ class Style:
         object.__setattr__(self, "id", hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16])
 
     def z(self, seed: int | None) -> NDArray[np.float32]:
-        """Latent float32 [Z] of the sample of a 64-bit seed; None where there is no noise."""
+        """Latent float32 [Z] of the sample of a 64-bit seed; None without noise."""
         eps = None if seed is None else sample_z(seed, len(self.code.mu))
         return self.code.z(self.strength, self.noise, eps)
 

@@ -1,4 +1,4 @@
-"""Options of a render: what can be asked for, what of it changes pixels, and what cannot be."""
+"""Options of a render, which of them change pixels, and which contradict each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...backends.base import Backend, Precision, TileSize, check_size
-from ...core.errors import UserError
+from ...core.errors import UserError, refuse
 from ...core.sizes import Native, Size, format_size
 from ...core.version import VERSION
 from ...data.masks import MaskFormat
@@ -37,7 +37,7 @@ class RenderOptions:
     batch: images per network call, None for a default by device and size. workers: threads on either side of
         the network.
     plain: compute by the convolutions that were trained, not by the fast form. precision: of the network.
-    tile: compute in tiles of so many pixels a side at most, "auto" for a size that suits most: for images that are
+    tile: compute in tiles of at most this many pixels a side, "auto" for a size that suits most: for images that are
         too large to compute in one piece.
     skip_bad: leave bad masks out and report them at the end, instead of checking every mask first.
     overwrite: replace images that were made with other options or from another mask.
@@ -91,7 +91,7 @@ class Source:
 
 
 def check_options(options: RenderOptions, card: Card, fixed_size: Size | None = None) -> None:
-    """Raise one UserError that lists every option that cannot be, alone or with these weights.
+    """Raise one UserError that lists every option that is wrong, alone or with these weights.
 
     fixed_size: the one size of a converted file.
     """
@@ -132,13 +132,11 @@ def check_options(options: RenderOptions, card: Card, fixed_size: Size | None = 
             check_size(options.size, card)
         except UserError as e:
             problems.append(f"{e.message}; {e.hint}")
-    if problems:
-        one = len(problems) == 1
-        raise UserError(problems[0] if one else "these options cannot be", problems=() if one else problems)
+    refuse(problems)
 
 
 def edge_source(options: RenderOptions, card: Card) -> str:
-    """Where the edge channel comes from: "instances", "components", "zeros", or "" where there is none."""
+    """Where the edge channel comes from: "instances", "components", "zeros", or "" if the weights have none."""
     if not card.labels.instances:
         return ""
     if not options.use_edges:
@@ -147,10 +145,10 @@ def edge_source(options: RenderOptions, card: Card) -> str:
 
 
 def options_row(options: RenderOptions, source: Source) -> dict[str, Any]:
-    """The manifest's ``options`` row; ``id`` covers what changes pixels, the rest tells people and later steps.
+    """The manifest's ``options`` row; ``id`` covers what changes pixels, the rest is for people and later steps.
 
-    The device, the batch, the number of samples, the form of the network and tiles are not covered: a run may go on
-    elsewhere, or add samples. Forms, tiles and devices differ by rounding alone, by one level in few pixels.
+    The device, the batch, the number of samples, the form of the network and tiles are not covered: a run may be
+    resumed elsewhere, or add samples. Forms, tiles and devices differ by rounding alone, by one level in few pixels.
     """
     card = source.backend.card
     pixels = {
@@ -162,7 +160,7 @@ def options_row(options: RenderOptions, source: Source) -> dict[str, Any]:
         "format": options.image_format,
         "quality": options.lossy_quality,
     }
-    if options.precision != "fp32":  # left out otherwise: folders of before it could be chosen go on
+    if options.precision != "fp32":  # left out otherwise: older folders can be resumed
         pixels["precision"] = options.precision
     return {
         "kind": "options",

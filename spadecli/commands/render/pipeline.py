@@ -25,7 +25,7 @@ MAX_OPEN_BATCHES = 64
 
 @dataclass
 class Outcome:
-    """What a run came to: images rendered and skipped, masks of another size than their own, what bad masks raised."""
+    """Counts of images rendered and skipped and of masks rendered at another size than their own; errors of masks."""
 
     images: int = 0
     skipped: int = 0
@@ -49,7 +49,7 @@ def default_batch(device: str, size: Size) -> int:
 
 
 def check_masks(plan: RenderPlan, num_workers: int, task: Task) -> Outcome:
-    """Read every mask once. Raises UserError that lists all that are bad; else tells what there is to do."""
+    """Read every mask once. Raises UserError that lists all that are bad; else says how much is to do."""
     outcome = Outcome()
     for mask in _load_all(plan, num_workers, outcome.failures, check_only=True):
         _count(mask, plan, outcome)
@@ -61,7 +61,7 @@ def check_masks(plan: RenderPlan, num_workers: int, task: Task) -> Outcome:
 
 
 def failure_of(plan: RenderPlan, failures: Sequence[UserError], skip: str = "") -> UserError:
-    """One error for what is wrong with several masks; where there is only one mask, its own error."""
+    """One error for what is wrong with several masks; of a single mask, its own error."""
     if len(plan.targets) == 1:
         return failures[0]
     return UserError(
@@ -74,7 +74,7 @@ def failure_of(plan: RenderPlan, failures: Sequence[UserError], skip: str = "") 
 def advice(failures: Sequence[UserError]) -> str:
     """What to do about bad masks, about changed masks, or about both."""
     changed = [e.hint for e in failures if isinstance(e, ChangedMask)]
-    bad = ["mend or remove masks that are bad"] if len(changed) < len(failures) else []
+    bad = ["repair or remove bad masks"] if len(changed) < len(failures) else []
     return "; ".join(bad + changed[:1])
 
 

@@ -1,4 +1,4 @@
-"""What is to be rendered: masks, the names of their images, and every reason why that cannot be done."""
+"""The plan of a render: masks, the names of their images, and every reason to refuse."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _check_renders_there(plan: RenderPlan) -> None:
     if plan.restart and newest is not None:
         raise UserError(
             f"{out}: holds renders of other weights ({newest['weights']}, now {plan.row['weights']})",
-            hint="give another folder with -o; or --overwrite, which begins the folder's manifest anew",
+            hint="give another folder with -o; or --overwrite, which starts a new manifest",
         )
     files: dict[str, list[str]] = {}
     for target in plan.targets:

@@ -122,5 +122,5 @@ def _write(path: Path, data: bytes) -> None:
         write_bytes(path, data)
     except OSError as e:
         raise UserError(
-            f"{path}: cannot be written ({e.strerror})", hint="the same command goes on from here once it can"
+            f"{path}: cannot be written ({e.strerror})", hint="once it can be, the same command resumes here"
         ) from e

@@ -1,4 +1,4 @@
-"""Which segmenter sees the renders, and which networks measure distances: what was asked for, else what fits."""
+"""Which segmenter sees the renders, and which networks measure distances: those requested, else those that fit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OWN_FEATURES = Path("segmenter")  # in place of an extractor's file
 def choose_segmenter(
     options: ScoreOptions, masks: Masks | None, weights: Path | None, not_run: dict[str, str]
 ) -> tuple[Segmenter | None, LabelSpace | None]:
-    """The segmenter that was asked for, else the shipped one where it fits; and the masks' label space."""
+    """The segmenter that was asked for, else the shipped one if it fits; and the masks' label space."""
     if options.segmenter:
         if masks is None and options.renders is not None:
             raise UserError(
@@ -61,7 +61,7 @@ def choose_segmenter(
 
 
 def _shipped(name: str) -> Path | None:
-    """A file among the shipped weights, None where there is none."""
+    """A file among the shipped weights, or None."""
     try:
         path = shipped_dir("weights") / name
     except UserError:
@@ -86,7 +86,7 @@ def choose_networks(
     fetch: bool,
     report: Report,
 ) -> list[tuple[FeatureNetwork, Path]]:
-    """The networks to measure distances with, each with its real set; where there are none, ``not_run`` says why."""
+    """The networks to measure distances with, each with its real set; without any, ``not_run`` says why."""
     cache = options.cache or cache_dir()
     if options.extractor == OWN_FEATURES:
         if segmenter is None:
@@ -131,7 +131,7 @@ def _own_features(segmenter: Segmenter) -> SegmenterFeatures | None:
 def _shipped_statistics(
     segmenter: Segmenter | None, renders: list[Item], not_run: dict[str, str], report: Report
 ) -> list[tuple[FeatureNetwork, Path]]:
-    """Without photographs: the segmenter's own features against the shipped statistics, where they belong together."""
+    """Without photographs: the segmenter's own features against the shipped statistics, if they belong together."""
     statistics = _shipped(SHIPPED_REAL)
     own = _own_features(segmenter) if segmenter else None
     if own is None or statistics is None or _made_with(statistics) != own.sha256:

@@ -86,9 +86,9 @@ def score(options: ScoreOptions, report: Report | None = None) -> ScoreResult:
 def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool = True) -> ScorePlan:
     """Find and check everything that ``score`` needs; ``fetch``: the FID Inception may be fetched.
 
-    What was asked for and cannot be is an error; what was not asked for is told in ``protocol.not_run``.
-    Raises UserError where folders, names, sizes, classes or networks are wrong; BackendUnavailable where nothing
-    can be measured for want of a network.
+    What was requested and is impossible is an error; the rest that is not measured is in ``protocol.not_run``.
+    Raises UserError where folders, names, sizes, classes or networks are wrong; BackendUnavailable if no network
+    to measure with is available.
     """
     report = report or Silent()
     check_options(options)
@@ -164,7 +164,7 @@ def _attempt(not_run: dict[str, str], what: str, plan: Callable[[], T | str]) ->
 
 
 def _note_wants(preset: Preset | None, measures: list[DistancePlan], not_run: dict[str, str]) -> None:
-    """What the asked-for protocol reports and this run does not."""
+    """Note what the requested protocol reports and this run does not."""
     if preset and "FID" in preset.wants and not any(m.network.frechet_name == "FID" for m in measures):
         instead = ", ".join(m.network.name for m in measures) or "nothing"
         not_run.setdefault("FID", f"measured with {instead}; FID needs --inception FILE")
@@ -185,7 +185,7 @@ def _check_anything(
 
 
 def _warn(plan: ScorePlan, report: Report) -> None:
-    """What a reader of the numbers should know first."""
+    """Warn of what a reader of the numbers should know first."""
     for p in plan.protocol.distances:
         few = min(n for n in (plan.protocol.render_count, p.real_count) if n)
         if few <= p.dimensions:

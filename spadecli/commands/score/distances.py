@@ -38,7 +38,7 @@ class RealVsReal:
 
 @dataclass(frozen=True)
 class Distances:
-    """Of renders to photographs in the features of one network.
+    """Distances of renders to photographs in the features of one network.
 
     The renders' own are None where only the floor was asked for; kernel and prdc also where the real set is
     statistics alone or too few pictures.
@@ -155,7 +155,7 @@ def _paired(options: ScoreOptions, renders: list[Item], real: list[Item], real_s
 def _floor_draws(
     options: ScoreOptions, real_source: Path, real: list[Item], count: int, report: Report
 ) -> list[list[Item]]:
-    """``draws`` random sets of ``count`` photographs that are not in ``real``; none where there are too few."""
+    """``draws`` random sets of ``count`` photographs that are not in ``real``; none if there are too few."""
     source = options.floor_from or (real_source if real_source.is_dir() else None)
     if source is None:
         report.note("no floor: it needs photographs; give --floor-from")
@@ -164,7 +164,7 @@ def _floor_draws(
     if len(pool) < count:
         message = f"{source}: the floor needs {count} photographs besides the real ones, found {len(pool)}"
         if options.floor_from:
-            raise UserError(message, hint="give a folder with more photographs, or leave --floor-from away")
+            raise UserError(message, hint="give a folder with more photographs, or leave --floor-from out")
         report.note(f"no floor: {message}; give --floor-from")
         return []
     random = np.random.RandomState(options.seed)  # its stream is frozen, unlike Generator's

@@ -21,7 +21,7 @@ def find_inception(cache: Path, fetch: bool, report: Report) -> Path:
     """The file in ``cache``, fetched there if need be and allowed.
 
     Its publisher gives no SHA-256: the one of the first use is kept beside the file, and compared from then on.
-    Raises BackendUnavailable where it cannot be had, UserError where the file has changed since its first use.
+    Raises BackendUnavailable if it is neither there nor fetched, UserError if the file has changed since its first use.
     """
     path = cache / FILE
     if not path.is_file():

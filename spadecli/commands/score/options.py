@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ...core.errors import UserError
+from ...core.errors import UserError, refuse
 from ...core.recipe import Resolved, find_recipe, load_recipe
 from ...metrics.confusion import Absent
 from ...metrics.features import Resize
@@ -18,22 +18,22 @@ Perceptual = Literal["auto", "vgg19", "squeezenet", "none"]
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What to score, and how. What is None is as the protocol has it.
+    """What to score, and how. None stands for what the protocol sets.
 
     renders: folder of renders, or None for the floor alone. real: folder of photographs, or a file that
-        ``save_real`` made; None: the shipped statistics, where they fit the segmenter. labels: folder of masks;
+        ``save_real`` made; None: the shipped statistics, if they fit the segmenter. labels: folder of masks;
         None: those of the renders' manifest. only, holdout: score just these names, or just the names that a
         recipe holds out. unpaired: compare with photographs of which none is named as a render.
     floor_from: photographs that the floor draws from; None: those in ``real`` that the selection leaves over.
     extractor or inception: the TorchScript file of the features; the extractor "segmenter" stands for the
         segmenter's own. Neither: the FID Inception from the cache or its publisher's address, and the segmenter's
-        features where that is not to be had.
+        features if that is not available.
     size: (height, width) at which pictures are compared; None: the renders' own. segmenter: weights, ONNX file,
-        model folder or folder of predicted label maps; None: the shipped one, where its classes are the masks'.
+        model folder or folder of predicted label maps; None: the shipped one, if its classes are the masks'.
         mapping: class mapping file of the segmenter. recipe: its label space is the masks'; None: holdout's, else
         the weights', else the segmenter's.
-    perceptual: network of the diversity; "auto": the one that the weights were trained with, where it is at hand.
-    weights: what made the renders; None: what the manifest names, if it is at hand. style: have it render some of
+    perceptual: network of the diversity; "auto": the one that the weights were trained with, if available.
+    weights: what made the renders; None: what the manifest names, if found. style: have it render some of
         the masks several times, to see how much style is used. draws, seed: of the floor.
     out: where the scores go; None: scores.h5 beside the renders. report: write scores.html beside the scores.
     """
@@ -71,7 +71,7 @@ class ScoreOptions:
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """What the protocol and the options come to."""
+    """Settings after the protocol and the options are combined."""
 
     preset: Preset | None
     samples: Samples
@@ -102,7 +102,7 @@ def check_options(options: ScoreOptions) -> None:
             (options.extractor and options.inception, "--extractor and --inception exclude each other"),
             (options.mapping and not options.segmenter, "--mapping needs --segmenter"),
             (options.save_real and not _is_folder(options.real), "--save-real needs photographs: --real FOLDER"),
-            (clean and options.size, f"--protocol {options.protocol} fixes the size; leave --size away"),
+            (clean and options.size, f"--protocol {options.protocol} fixes the size; leave --size out"),
             (
                 options.perceptual_weights and options.perceptual in ("auto", "none"),
                 "--perceptual-weights needs --perceptual squeezenet or vgg19",
@@ -111,9 +111,7 @@ def check_options(options: ScoreOptions) -> None:
         )
         if wrong
     ]
-    if problems:
-        one = len(problems) == 1
-        raise UserError(problems[0] if one else "these options cannot be", problems=() if one else problems)
+    refuse(problems)
 
 
 def _is_folder(path: Path | None) -> bool:

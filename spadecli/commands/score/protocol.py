@@ -16,7 +16,7 @@ from .sets import weights_of
 
 @dataclass(frozen=True)
 class DistanceProtocol:
-    """Of distances in the features of one network."""
+    """Protocol of distances in the features of one network."""
 
     extractor: str
     extractor_sha256: str
@@ -36,7 +36,7 @@ class DistanceProtocol:
 
 @dataclass(frozen=True)
 class SegmentationProtocol:
-    """Of IoU and accuracy. photos: how many photographs were measured for the ceiling.
+    """Protocol of IoU and accuracy. photos: how many photographs were measured for the ceiling.
 
     trust: how the segmenter does on real photographs beside its baselines, as its card says.
     """
@@ -55,7 +55,7 @@ class SegmentationProtocol:
 
 @dataclass(frozen=True)
 class DiversityProtocol:
-    """Of the distance between samples of a mask."""
+    """Protocol of the distance between samples of a mask."""
 
     network: str
     weights: str
@@ -66,7 +66,7 @@ class DiversityProtocol:
 
 @dataclass(frozen=True)
 class StyleProtocol:
-    """Of how much style is used: which masks the weights rendered for it, and which photographs they encoded."""
+    """Protocol of the use of style: which masks the weights rendered for it, and which photographs they encoded."""
 
     masks: str
     photos: str
@@ -104,7 +104,7 @@ def size_counts(sizes: Mapping[Size, int]) -> dict[str, int]:
 
 
 def find_weights(renders: Path | None, given: Path | None) -> tuple[Path | None, str, str]:
-    """The weights file that made the renders, if it is at hand; its name and SHA-256, if they are known.
+    """The weights file that made the renders, if it is found; its name and SHA-256, if they are known.
 
     ``given`` is what the user says it is; else the shipped weights and those of the runs in the current folder are
     compared with what the manifest says.
@@ -116,13 +116,13 @@ def find_weights(renders: Path | None, given: Path | None) -> tuple[Path | None,
         if found and sha256 and found != sha256:
             raise UserError(f"{given}: did not make these renders; {renders} is by {name}, {sha256}")
         return given, given.name, found
-    for path in _weights_at_hand() if sha256 else ():
+    for path in _known_weights() if sha256 else ():
         if path.name == name and h5.file_sha256(path) == sha256:
             return path, name, sha256
     return None, name, sha256
 
 
-def _weights_at_hand() -> list[Path]:
+def _known_weights() -> list[Path]:
     runs = sorted(Path("runs").glob("*/*.safetensors"))
     try:
         return [*sorted(shipped_dir("weights").glob("*.safetensors")), *runs]

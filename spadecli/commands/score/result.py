@@ -1,4 +1,4 @@
-"""What a score comes to."""
+"""Result of a score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .segmentation import Segmentation
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """What was measured, and the protocol that says what was not, and why. path, report: the files written."""
+    """What was measured, and the protocol, with what was not measured and why. path, report: the files written."""
 
     distances: tuple[Distances, ...]
     segmentation: Segmentation | None

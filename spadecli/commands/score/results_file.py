@@ -30,7 +30,7 @@ def write_scores(
     """Write the scores; ``hashes``: SHA-256 of every picture that was read, by path.
 
     ``confusion`` [K,K]: rows are the masks' classes, columns the predicted ones; ``outside`` [K]: pixels whose
-    prediction is none of them. ``images/``: one row a render.
+    prediction is none of them. ``images/``: one row per render.
     """
     words = asdict(protocol)
     with h5.create(path, "scores", words, h5.source_digest(hashes.items())) as f:

@@ -46,9 +46,9 @@ class DiversityPlan:
 
 
 def plan_diversity(options: ScoreOptions, samples: Sequence[Item], weights: Path | None) -> DiversityPlan | str:
-    """Group the samples by mask and style and open the network; or the reason why that cannot be.
+    """Group the samples by mask and style and open the network; or the reason why there is no plan.
 
-    Raises UserError where a network was asked for and cannot be had.
+    Raises UserError if a requested network is not available.
     """
     groups: dict[str, list[Item]] = defaultdict(list)
     styles = styles_of(options.renders) if options.renders else {}
@@ -91,7 +91,7 @@ def _network(options: ScoreOptions, weights: Path | None) -> tuple[PerceptualLos
     kind = _kind(options, weights)
     hint = "name one with --perceptual squeezenet or vgg19, and --perceptual-weights FILE"
     if kind not in ("vgg19", "squeezenet"):
-        return f"the network that trained these renders' weights is not known; {hint}"
+        return f"the perceptual network of these weights' training is not known; {hint}"
     network: Network = "vgg19" if kind == "vgg19" else "squeezenet"
     if options.perceptual_weights is not None:
         return load_perceptual(network, options.perceptual_weights), str(options.perceptual_weights)

@@ -252,7 +252,7 @@ def predict(plan: SegmentationPlan, pictures: Sequence[Item], batch: int) -> Ite
                     read.append((item, *future.result()))
                 except UserError as e:
                     problems.append(e.line)
-            if problems:  # nothing counts any more, but every problem is to be told
+            if problems:  # the rest is read only to report every problem
                 continue
             # of one size within a call of the network
             for _, same in groupby(read, key=lambda row: row[1].shape):

@@ -21,10 +21,10 @@ Samples = Literal["first", "all"]
 
 
 def renders_in(folder: Path, samples: Samples) -> list[Item]:
-    """The renders of a folder: by its manifest where it has one, else every picture in it; the key is the mask's.
+    """The renders of a folder: by its manifest if it has one, else every picture in it; the key is the mask's.
 
-    ``samples`` "first" takes one render of each mask: sample 0, in the style that was rendered first where there
-    are several. "all" takes every one; without a manifest nothing tells samples apart, and every picture counts.
+    ``samples`` "first" takes one render of each mask: sample 0, of several styles the one rendered
+    first. "all" takes every one; without a manifest samples cannot be told apart, and every picture counts.
     Raises UserError that lists every file that the manifest names and the folder lacks.
     """
     if not (folder / MANIFEST_NAME).is_file():
@@ -50,7 +50,7 @@ def styles_of(folder: Path) -> dict[str, str]:
 
 
 def weights_of(folder: Path) -> tuple[str, str]:
-    """File name and SHA-256 of the weights that the manifest says made the renders; empty where it does not say."""
+    """File name and SHA-256 of the weights that the manifest says made the renders; empty if unknown."""
     options = read_manifest(folder / MANIFEST_NAME).newest_options
     return (str(options["weights"]), str(options["weights_sha256"])) if options else ("", "")
 
@@ -102,7 +102,7 @@ def sizes_of(pictures: Sequence[Item]) -> Counter[tuple[int, int]]:
 
 
 def common_size(sizes: Counter[tuple[int, int]], folder: Path) -> tuple[int, int]:
-    """The one size of a set. Raises UserError that lists the sizes where there are several."""
+    """The one size of a set. Raises UserError that lists the sizes if there are several."""
     if len(sizes) > 1:
         problems = [f"{format_size(size)}: {n} pictures" for size, n in sizes.most_common()]
         raise UserError(

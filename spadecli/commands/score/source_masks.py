@@ -20,7 +20,7 @@ from ...store.manifest import Journal, read_manifest
 
 @dataclass(frozen=True)
 class Masks:
-    """Mask files by key. ``source``: where they are from, in words; ``recorded``: what the manifest says of them."""
+    """Mask files by key. ``source``: their origin in words; ``recorded``: SHA-256 by key, from the manifest."""
 
     files: Mapping[str, Path]
     source: str
@@ -51,7 +51,7 @@ class Masks:
 
 
 def find_masks(renders: Path, labels: Path | None) -> Masks | None:
-    """The masks in folder ``labels``; without it those that the renders' manifest names, None where there is none.
+    """The masks in folder ``labels``; without it those that the renders' manifest names, or None.
 
     Where the manifest's folder is gone, the coloured masks beside the renders serve, at the renders' size.
     """
@@ -79,7 +79,7 @@ def _colored(renders: Path, journal: Journal) -> Masks | None:
 
 
 def manifest_labels(renders: Path) -> LabelSpace | None:
-    """The classes that the manifest names, with values 0, 1, ...; nothing in it tells which one is unknown."""
+    """The classes that the manifest names, with values 0, 1, ...; it does not say which one is unknown."""
     options = read_manifest(renders / MANIFEST_NAME).newest_options
     if options is None or not options.get("classes"):
         return None

@@ -1,4 +1,4 @@
-"""How much of the style code the weights use that made the renders: planned, then measured by rendering anew."""
+"""Use of the style code by the weights that made the renders: planned, then measured by rendering again."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class StylePlan:
 def plan_style(
     options: ScoreOptions, masks: Masks | None, renders: Sequence[Item], photos: Sequence[Item], weights: Path | None
 ) -> StylePlan | str:
-    """Find weights, the masks of the renders, and the photographs of these masks; or the reason why that cannot be.
+    """Find weights, the masks of the renders, and the photographs of these masks; or the reason why there is no plan.
 
     ``photos``: all that there are; they serve weights with an encoder.
     """
     if not options.style:
         return "--no-style"
     if weights is None:
-        return "the weights that made these renders are not at hand; name them with --weights FILE"
+        return "the weights that made these renders were not found; name them with --weights FILE"
     arch = read_card(weights).architecture
     if not arch.uses_z:
         return f"{weights.name} starts from the map alone (latent = map): there is no style"

@@ -22,7 +22,7 @@ def percent(value: float) -> str:
 
 
 def with_deviation(mean: float, deviation: float, several: bool = True) -> str:
-    """ "12.345 ± 0.67", or the mean alone where there is no deviation."""
+    """ "12.345 ± 0.67", or the mean alone."""
     if not several:
         return number(mean)
     return f"{mean:.5g} ± {deviation:.0f}" if 10 <= deviation < 1e5 else f"{mean:.5g} ± {deviation:.2g}"

@@ -94,7 +94,7 @@ def styles(options: StylesOptions, report: Report | None = None) -> StylesResult
 
 
 def _known(options: StylesOptions, weights: Path, sha256: str) -> tuple[StyleEntry, ...]:
-    """The entries that can be reused. Raises UserError where the file is none of styles, or of other weights."""
+    """The entries that can be reused. Raises UserError if the file holds no styles, or those of other weights."""
     if not options.out.exists():
         return ()
     found = read_styles(options.out)

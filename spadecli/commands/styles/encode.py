@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...backends.base import Backend
-from ...core.errors import UserError
+from ...core.errors import UserError, refuse
 from ...core.parallel import map_in_order
 from ...core.report import Report
 from ...core.sizes import Size
@@ -86,13 +86,8 @@ def encode_photos(
                     problems.append(UserError(f"{new[sha].path}: the encoder's answer is not finite: damaged weights"))
                 found[sha] = StyleEntry(new[sha].name, StyleCode(mu[i], logvar[i]), sha, thumbnail)
             task.advance(len(group))
-    if problems:
-        one = len(problems) == 1
-        raise UserError(
-            problems[0].line if one else f"{len(problems)} of {len(photos)} photos cannot be encoded",
-            problems=() if one else [e.line for e in problems],
-            hint=next((e.hint for e in problems if e.hint), "repair or remove them"),
-        )
+    hint = next((e.hint for e in problems if e.hint), "repair or remove them")
+    refuse([e.line for e in problems], f"{len(problems)} of {len(photos)} photos cannot be encoded", hint)
     return [replace(found[sha], name=p.name) for sha, p in zip(hashes, photos, strict=True) if sha], len(new)
 
 
@@ -100,7 +95,7 @@ def read_values(path: Path, size: Size) -> NDArray[np.float32]:
     """A photo as the encoder is given it: float32 [3,H,W] in [-1,1].
 
     Upright, in RGB, at ``size``, the training size, without keeping its aspect (bicubic, as the training photos
-    were); the encoder itself goes on to 256x256. Raises UserError where it is no picture.
+    were); the encoder itself resizes to 256x256. Raises UserError if it is not a picture.
     """
     return photo_values(_at(read_photo(path), size))
 

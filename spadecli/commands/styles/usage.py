@@ -32,7 +32,7 @@ SHOWN_KL = 8  # dimensions
 
 @dataclass(frozen=True)
 class StyleFindings:
-    """What the style code of weights does.
+    """How the style code of weights is used.
 
     consistency: measured if photos and masks pair by name. Each of some masks (``masks``) is rendered in the style of
         each of some other photos (``references``), z = mu, and compared with its own reference and with the others:
@@ -155,5 +155,5 @@ def _codes(backend: Backend, path: Path, mask_format: MaskFormat) -> NDArray[np.
 
 
 def _spread(items: Sequence[T], most: int) -> Sequence[T]:
-    """At most so many, evenly spread."""
+    """At most ``most`` of the items, evenly spread."""
     return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]

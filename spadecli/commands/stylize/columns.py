@@ -25,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True)
 class StyleSettings:
-    """What is done to every style: see :class:`spadecli.commands.stylize.command.StylizeOptions`."""
+    """Settings of every style: see :class:`spadecli.commands.stylize.command.StylizeOptions`."""
 
     strength: float
     noise: float

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...backends import open_backend
 from ...backends.base import Form
-from ...core.errors import UserError
+from ...core.errors import UserError, refuse
 from ...core.recipe import shipped_weights
 from ...core.report import Report, Silent, count
 from ...data.folder import scan
@@ -33,7 +33,7 @@ OUT = Path("stylized")
 class StylizeOptions:
     """What ``spade stylize`` is asked to do: z = strength·mu + noise·exp(logvar/2)·eps, eps from the seed rule.
 
-    render: masks, weights, output folder and everything else that ``spade render`` can be told.
+    render: masks, weights, output folder and all other options of ``spade render``.
     refs: photos, folders of photos, styles.h5 (all of it) or styles.h5#NAME; without any and without mixes,
         ./photo.jpg. Each is a style, and a folder of the output.
     mixes: "a.jpg:0.3,b.jpg:0.7", weights relative to their sum. interpolate: styles between each of ``refs`` and
@@ -53,7 +53,7 @@ class StylizeOptions:
 
     @property
     def settings(self) -> StyleSettings:
-        """With what noise stands for."""
+        """Settings of every style, with the default of ``noise`` resolved."""
         noise = self.noise if self.noise is not None else float(self.render.samples > 1)
         return StyleSettings(float(self.strength), float(noise), self.spherical, self.interpolate)
 
@@ -137,7 +137,7 @@ def stylize(options: StylizeOptions, report: Report | None = None) -> StylizeRes
 
 
 def _check(options: StylizeOptions) -> None:
-    """Raise one UserError that lists every option that cannot be."""
+    """Raise one UserError that lists every wrong option."""
     problems = []
     if not math.isfinite(options.strength):
         problems.append(f"--strength {options.strength}: expected a finite number")
@@ -154,9 +154,7 @@ def _check(options: StylizeOptions) -> None:
         problems.append("--spherical: says how styles are combined; give --mix or --interpolate too")
     if options.sheet is not None and not options.render.gallery:
         problems.append("--sheet shows the coloured masks of the gallery; leave --no-gallery out")
-    if problems:
-        one = len(problems) == 1
-        raise UserError(problems[0] if one else "these options cannot be", problems=() if one else problems)
+    refuse(problems)
 
 
 def _check_number(options: StylizeOptions, references: Sequence[Reference], mixes: Sequence[Mix]) -> None:

@@ -1,4 +1,4 @@
-"""Does the style carry? Images are encoded back and compared with the references, their own and the others."""
+"""Whether images have the style of their reference: encoded back, and compared with it and with the others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StyleConsistency:
         return {"code": self.code.as_json(), "color": self.color.as_json() if self.color else None}
 
     def lines(self) -> list[str]:
-        """For people."""
+        """A summary for people."""
         lines = [f"encoded back: {match_words(self.code)}"]
         if self.color:
             lines.append(f"mean colour: {match_words(self.color)} (CIE L*a*b*)")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...core.errors import UserError
+from ...core.errors import UserError, refuse
 from ...store.styles_file import StyleEntry, read_styles
 from ..styles.encode import photos_in
 
@@ -48,21 +48,15 @@ def resolve(texts: Sequence[str], weights_sha256: str, flag: str = "--ref") -> l
         except UserError as e:
             problems.append(f"{flag} {e.line}")
             hint = hint or e.hint
-    if problems:
-        one = len(problems) == 1
-        raise UserError(
-            problems[0] if one else f"{len(problems)} references cannot be used",
-            problems=() if one else problems,
-            hint=hint,
-        )
+    refuse(problems, f"{len(problems)} references cannot be used", hint)
     return found
 
 
 def default_reference() -> str:
-    """What is taken without --ref. Raises UserError where it is not there."""
+    """The reference without --ref. Raises UserError if it does not exist."""
     if not DEFAULT.is_file():
         raise UserError(
-            f"no --ref, and no {DEFAULT} in this folder: whose style is it to be?",
+            f"no --ref, and no {DEFAULT} in this folder: a style needs a photo",
             hint=f"spade stylize masks/ --ref PHOTO, or spade examples, which makes {DEFAULT} and masks to try",
         )
     return str(DEFAULT)

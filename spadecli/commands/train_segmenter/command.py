@@ -42,7 +42,7 @@ class TrainSegmenterResult:
 
 
 def train_segmenter(options: TrainSegmenterOptions, report: Report | None = None) -> TrainSegmenterResult:
-    """Train a segmenter, or go on training; then score it on pairs that it has not seen, and save it with its card.
+    """Train a segmenter, or resume its training; then score it on unseen pairs, and save it with its card.
 
     Raises UserError for wrong recipes, missing data, or another segmenter in the run folder. Ctrl-C and SIGTERM save
     first, then raise KeyboardInterrupt.
