@@ -85,8 +85,8 @@ Plain = Annotated[
     typer.Option("--plain", help="Compute as in training: slower, equal except for rounding.", rich_help_panel=SPEED),
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16"],
-    typer.Option(metavar="NAME", help="fp32 or bf16 (54 dB from fp32).", rich_help_panel=SPEED),
+    Literal["fp32", "tf32", "bf16"],
+    typer.Option(metavar="NAME", help="fp32, bf16, or tf32 (GPUs alone).", rich_help_panel=SPEED),
 ]
 Tiled = Annotated[
     bool,
