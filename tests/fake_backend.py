@@ -30,6 +30,7 @@ class FakeBackend:
     name = "fake"
     device = "cpu"
     fixed_size = None
+    weights_sha256 = ""
 
     def __init__(self, card: Card | None = None, fail_after: int | None = None) -> None:
         self.card = card or make_card()

@@ -29,6 +29,7 @@ class ByColour:
 
     name = "by-colour"
     sha256 = "5e" * 32
+    card = None
 
     def __init__(self, labels: LabelSpace = SPACE) -> None:
         self.labels = labels
@@ -43,26 +44,6 @@ class ByColour:
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         flat = images.reshape(len(images), -1, 3).astype(np.float32)
         return np.concatenate([flat.mean(1), flat.std(1)], axis=1)
-
-
-class Named:
-    """Predictions by name, as a folder of label maps gives them."""
-
-    name = "predictions"
-    sha256 = "7a" * 32
-    labels = SPACE
-
-    def __init__(self, channels: dict[str, NDArray[np.uint8]]) -> None:
-        self.channels = channels
-
-    def require(self, keys: list[str]) -> None:
-        assert set(keys) <= self.channels.keys()
-
-    def predict_named(self, keys: list[str], size: tuple[int, int]) -> NDArray[np.uint8]:
-        return np.stack([self.channels[key] for key in keys])
-
-    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        raise NotImplementedError
 
 
 def masks_and_renders(

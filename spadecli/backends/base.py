@@ -33,6 +33,8 @@ class Backend(Protocol):
     name: str
     card: Card
     device: str
+    weights_sha256: str
+    """Of the weights file that a converted file was made from; "" if the file is the weights themselves."""
     fixed_size: tuple[int, int] | None
     """The one (height, width) that a converted file is made for; None for any multiple of the stride."""
 

@@ -34,6 +34,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    weights_sha256 = ""
     fixed_size: tuple[int, int] | None = None
 
     def __init__(

@@ -19,6 +19,7 @@ from ..compute.devices import onnxruntime_providers
 from ..core.errors import BackendUnavailable, UserError
 from ..core.labelspace import LabelSpace
 from ..store.h5 import file_sha256
+from .card import SegmenterCard
 from .class_mapping import ClassMapping, InputSection, channel_table, read_mapping
 from .logits import best_class, check_images, to_size
 
@@ -37,6 +38,7 @@ class OnnxSegmenter:
         if not path.is_file():
             raise UserError(f"{path}: no such segmenter file")
         self._path = path
+        self.card: SegmenterCard | None = None
         self.name, self.sha256 = path.stem, file_sha256(path)
         sidecar = path.with_suffix(".toml")
         read = read_mapping(mapping or sidecar) if mapping or sidecar.is_file() else None

@@ -1,4 +1,4 @@
-"""Label maps that something else has predicted, as a segmenter that only knows them."""
+"""Label maps that another program has predicted, found by the names of the pictures."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..data.masks import MASK_SUFFIXES, Size, read_mask, resize_codes
 from ..store.h5 import file_sha256, source_digest
+from .card import SegmenterCard
 
 
 class FolderPredictions:
-    """A folder of predicted label maps, one for each picture, of the picture's name; see :class:`Segmenter`.
+    """A folder of predicted label maps, one for each picture, under the picture's name (see :class:`LabelSource`).
 
-    They are found by name, so ``predict`` and ``features``, which see pixels only, are refused. Raises UserError
-    where the folder holds no label maps, or two of one name.
+    Raises UserError if the folder holds no label maps, or two of one name.
     """
+
+    card: SegmenterCard | None = None
 
     def __init__(self, folder: Path, labels: LabelSpace) -> None:
         self.folder, self.labels = folder, labels
@@ -65,15 +67,3 @@ class FolderPredictions:
         if problems:
             raise UserError(f"{self.folder}: predicted label maps that cannot be used", problems=problems)
         return np.stack(maps) if maps else np.zeros((0, *size), np.uint8)
-
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Refused: label maps are found by name."""
-        raise UserError(
-            f"{self.folder}: a folder of predicted label maps answers for the pictures that were segmented only"
-        )
-
-    def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Refused: label maps have no features."""
-        raise UserError(
-            f"{self.folder}: predicted label maps have no features for a distance", hint="give an --extractor"
-        )

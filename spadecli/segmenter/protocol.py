@@ -1,4 +1,4 @@
-"""What the scores ask of a segmenter: label maps from pictures, and features for a Fréchet distance."""
+"""What scores ask of a segmenter: label maps of pictures, and features for a Fréchet distance."""
 
 from __future__ import annotations
 
@@ -9,25 +9,37 @@ from numpy.typing import NDArray
 
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
+from .card import SegmenterCard
 
 
-class Segmenter(Protocol):
-    """Predicts label maps of a label space."""
+class LabelSource(Protocol):
+    """Where predicted label maps come from: a segmenter, or a folder of them.
+
+    labels: the label space of the predictions. card: what is known of its quality; None for foreign ones.
+    """
 
     name: str
     sha256: str
-    labels: LabelSpace  # of its predictions
+    labels: LabelSpace
+    card: SegmenterCard | None
+
+
+class Segmenter(LabelSource, Protocol):
+    """Predicts the label maps of pictures."""
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 [N,H,W,3] -> class channels uint8 [N,H,W]."""
         ...
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [N,H,W,3] -> float32 [N,D], for a Fréchet distance under this segmenter's own name."""
+        """uint8 [N,H,W,3] -> float32 [N,D], for a Fréchet distance under this segmenter's own name.
+
+        Raises UserError if its network has no features to give.
+        """
         ...
 
 
-def match_channels(segmenter: Segmenter, labels: LabelSpace) -> NDArray[np.uint8]:
+def match_channels(segmenter: LabelSource, labels: LabelSpace) -> NDArray[np.uint8]:
     """Channels of the masks' label space uint8 [256] by the segmenter's channels; K where the masks lack the class.
 
     Raises UserError that lists the classes that only one side has; the unknown class of either may be missing.

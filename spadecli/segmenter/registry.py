@@ -13,18 +13,21 @@ from numpy.typing import NDArray
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..store.h5 import file_sha256
+from .card import SegmenterCard
+from .predictions import FolderPredictions
 from .protocol import Segmenter
 
 if TYPE_CHECKING:
     import torch
 
+AnySegmenter = Segmenter | FolderPredictions
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def open_segmenter(
     source: str | Path, device: str = "auto", mapping: Path | None = None, labels: LabelSpace | None = None
-) -> Segmenter:
-    """Open a segmenter.
+) -> AnySegmenter:
+    """Open a segmenter, or a folder of label maps that stands for one.
 
     source: weights of ``spade train-segmenter`` (.safetensors); an ONNX file; a transformers model, as a folder or
         by its name on the hub; or a folder of label maps that something else predicted.
@@ -47,8 +50,6 @@ def open_segmenter(
 
         return OnnxSegmenter(path, device, mapping, labels)
     if path.is_dir() and not (path / "config.json").is_file():
-        from .predictions import FolderPredictions
-
         return FolderPredictions(path, _space_of_predictions(path, mapping, labels))
     if path.is_dir() or (not path.exists() and HUB_NAME.fullmatch(str(source))):
         from .transformers_segmenter import TransformersSegmenter
@@ -88,11 +89,13 @@ class OwnSegmenter:
         from .file import load_segmenter
 
         self._device = pick_device(device)
-        self.card, net = load_segmenter(path)
+        self.card: SegmenterCard | None
+        own_card, net = load_segmenter(path)
+        self.card, self._arch = own_card, own_card.architecture
         self._net = net.to(self._device)
         self.name = path.stem
         self.sha256 = file_sha256(path)
-        self.labels = self.card.labels
+        self.labels = own_card.labels
         self._chunk = 1 if self._device.type == "cpu" else 16
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -107,7 +110,7 @@ class OwnSegmenter:
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See :meth:`Segmenter.features`: the mean of the network's lowest level."""
         rows = [self._run(part, self._net.features).cpu().numpy() for part in self._parts(images)]
-        return np.concatenate(rows) if rows else np.zeros((0, self.card.architecture.feature_dimensions), np.float32)
+        return np.concatenate(rows) if rows else np.zeros((0, self._arch.feature_dimensions), np.float32)
 
     def _parts(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
         from .logits import check_images
@@ -124,4 +127,4 @@ class OwnSegmenter:
 
         with torch.inference_mode(), exact_math():
             pictures = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2).float() / 255
-            return function(to_size(pictures, self.card.architecture.size))
+            return function(to_size(pictures, self._arch.size))

@@ -16,6 +16,7 @@ from ..compute.devices import exact_math, pick_device
 from ..core.errors import BackendUnavailable, UserError
 from ..core.labelspace import LabelSpace
 from ..store.h5 import file_sha256, source_digest
+from .card import SegmenterCard
 from .class_mapping import channel_table, read_mapping
 from .logits import best_class, check_images, to_size
 
@@ -36,6 +37,7 @@ class TransformersSegmenter:
         transformers = _library(source)
         folder = Path(source) if Path(source).is_dir() else _fetch(source)
         self._source, self._device = source, pick_device(device)
+        self.card: SegmenterCard | None = None
         self.name = Path(source).name
         files = [p for pattern in ("config.json", *WEIGHTS) for p in sorted(folder.glob(pattern))]
         self.sha256 = source_digest((p.name, file_sha256(p)) for p in files)

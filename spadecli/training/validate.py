@@ -27,6 +27,7 @@ from ..metrics.extractors import Extractor, open_extractor
 from ..metrics.frechet import frechet_distance
 from ..model.generator import Generator
 from ..model.semantic import SemanticMap
+from ..segmenter.predictions import FolderPredictions
 from ..segmenter.protocol import Segmenter, match_channels
 from ..segmenter.registry import open_segmenter
 from ..store.feature_cache import FeatureStore
@@ -99,7 +100,13 @@ def open_agreement(recipe: Recipe, device: str) -> MaskAgreement | None:
     source = recipe.validation.segmenter
     if not source:
         return None
-    return MaskAgreement(open_segmenter(source, device=device, labels=recipe.labels), recipe.labels)
+    segmenter = open_segmenter(source, device=device, labels=recipe.labels)
+    if isinstance(segmenter, FolderPredictions):
+        raise UserError(
+            f"{source}: a folder of label maps knows the pictures it was predicted from, not those of a run",
+            hint="validation.segmenter takes weights of spade train-segmenter, an .onnx or a transformers model",
+        )
+    return MaskAgreement(segmenter, recipe.labels)
 
 
 def check_validation(recipe: Recipe, device: str) -> None:

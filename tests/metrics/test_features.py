@@ -10,7 +10,6 @@ from conftest import shared
 from extractors import LikeInception, LikeInceptionWithLayers, NanOnBlack, NotFeatures, Tiny, save
 from pictures import photographs
 from PIL import Image
-from segmenters import ByColour, Named
 
 from spadecli.core.errors import UserError
 from spadecli.core.report import Silent
@@ -172,14 +171,3 @@ def test_clean_resizing_is_unrounded_and_outside_the_inception(tmp_path: Path, p
     lacking = open_extractor(save(tmp_path / "j.pt", LikeInception()), inception=True)
     with pytest.raises(UserError, match="no submodule layers"):
         FeatureReader(lacking, (299, 299), tmp_path / "cache", resize="clean").read(photos, Silent())
-
-
-def test_segmenters_measure_under_their_own_name(tmp_path: Path, photos: list[Path]) -> None:
-    own = extractors.SegmenterFeatures.of(ByColour())
-    assert (own.dimensions, own.kind) == (6, "segmenter")
-    assert "FID" not in own.frechet_name
-    assert "by-colour" in own.frechet_name
-    rows = FeatureReader(own, SIZE, tmp_path / "cache").read(photos, Silent())
-    assert rows.shape == (len(photos), 6)
-    with pytest.raises(NotImplementedError):
-        extractors.SegmenterFeatures.of(Named({}))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from extractors import Tiny, save
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_training import assert_same_weights, make_recipe, options
 
@@ -20,7 +21,7 @@ from spadecli.store.run_folder import RunFolder, read_rows
 from spadecli.training import validate as validating
 from spadecli.training.plan import plan_training
 from spadecli.training.sheets import plot_losses
-from spadecli.training.validate import Validator
+from spadecli.training.validate import Validator, open_agreement
 from spadecli.weights.file import read_card
 
 WATCHED = ("validation.every=2", "validation.pairs=2")
@@ -243,3 +244,11 @@ def test_warnings_are_given_while_training(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.count("discriminator's loss has been at 0") == 1
     assert said.count("style ignored") == 1
+
+
+def test_a_folder_of_label_maps_is_no_segmenter_for_validation(tmp_path):
+    (tmp_path / "maps").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "maps" / "a.png")
+    recipe = load_recipe(make_recipe(tmp_path), (f"validation.segmenter={tmp_path / 'maps'}",)).recipe
+    with pytest.raises(UserError, match="knows the pictures it was predicted from"):
+        open_agreement(recipe, "cpu")

@@ -117,9 +117,7 @@ def render(options: RenderOptions, report: Report | None = None) -> RenderResult
             weights, options.device, form=form, precision=options.precision, tile=options.tile
         ) as backend:
             report.note(f"weights: {weights} ({backend.card.name}), {runs or f'{backend.name} on {backend.device}'}")
-            sha256 = (
-                getattr(backend, "weights_sha256", "") or file_hash.result()
-            )  # an artifact names the weights it was made from
+            sha256 = backend.weights_sha256 or file_hash.result()  # a converted file names the weights it was made from
             return render_with(Source(backend, weights, sha256), options, report)
 
 

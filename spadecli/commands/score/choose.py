@@ -12,8 +12,9 @@ from ...core.report import Report
 from ...data.folder import Item
 from ...metrics.extractors import FeatureNetwork, open_extractor
 from ...segmenter.features import SegmenterFeatures
-from ...segmenter.protocol import Segmenter, match_channels
-from ...segmenter.registry import open_segmenter
+from ...segmenter.predictions import FolderPredictions
+from ...segmenter.protocol import match_channels
+from ...segmenter.registry import AnySegmenter, open_segmenter
 from ...store import h5
 from ...weights.file import read_card
 from .inception import find_inception
@@ -29,7 +30,7 @@ OWN_FEATURES = Path("segmenter")  # in place of an extractor's file
 
 def choose_segmenter(
     options: ScoreOptions, masks: Masks | None, weights: Path | None, not_run: dict[str, str]
-) -> tuple[Segmenter | None, LabelSpace | None]:
+) -> tuple[AnySegmenter | None, LabelSpace | None]:
     """The segmenter that was asked for, else the shipped one if it fits; and the masks' label space."""
     if options.segmenter:
         if masks is None and options.renders is not None:
@@ -80,7 +81,7 @@ def _label_space(options: ScoreOptions, weights: Path | None) -> LabelSpace | No
 
 def choose_networks(
     options: ScoreOptions,
-    segmenter: Segmenter | None,
+    segmenter: AnySegmenter | None,
     renders: list[Item],
     not_run: dict[str, str],
     fetch: bool,
@@ -91,6 +92,9 @@ def choose_networks(
     if options.extractor == OWN_FEATURES:
         if segmenter is None:
             raise UserError(f"--extractor {OWN_FEATURES}: there is no segmenter", hint="give one with --segmenter")
+        if isinstance(segmenter, FolderPredictions):
+            hint = "give another --extractor"
+            raise UserError(f"{segmenter.folder}: predicted label maps have no features for a distance", hint=hint)
         own = SegmenterFeatures.of(segmenter)
         return [(own, options.real)] if options.real else _shipped_statistics(segmenter, renders, not_run, report)
     if options.real is not None and (given := options.extractor or options.inception):
@@ -100,7 +104,7 @@ def choose_networks(
     if options.real is None:
         return _shipped_statistics(segmenter, renders, not_run, report)
     made_with = _made_with(options.real)
-    if segmenter and made_with == segmenter.sha256:
+    if segmenter and not isinstance(segmenter, FolderPredictions) and made_with == segmenter.sha256:
         return [(SegmenterFeatures.of(segmenter), options.real)]
     try:
         inception = find_inception(cache, fetch, report)
@@ -121,15 +125,17 @@ def _made_with(real: Path) -> str:
         return str(h5.config_of(f).get("extractor_sha256", ""))
 
 
-def _own_features(segmenter: Segmenter) -> SegmenterFeatures | None:
+def _own_features(segmenter: AnySegmenter) -> SegmenterFeatures | None:
+    if isinstance(segmenter, FolderPredictions):
+        return None
     try:
         return SegmenterFeatures.of(segmenter)
-    except (UserError, AttributeError, NotImplementedError):
+    except UserError:  # its network has none to give
         return None
 
 
 def _shipped_statistics(
-    segmenter: Segmenter | None, renders: list[Item], not_run: dict[str, str], report: Report
+    segmenter: AnySegmenter | None, renders: list[Item], not_run: dict[str, str], report: Report
 ) -> list[tuple[FeatureNetwork, Path]]:
     """Without photographs: the segmenter's own features against the shipped statistics, if they belong together."""
     statistics = _shipped(SHIPPED_REAL)

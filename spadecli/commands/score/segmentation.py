@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,9 @@ from ...metrics.confusion import (
     image_mean_iou,
     intersection_and_union,
 )
-from ...segmenter.protocol import Segmenter, match_channels
+from ...segmenter.predictions import FolderPredictions
+from ...segmenter.protocol import LabelSource, match_channels
+from ...segmenter.registry import AnySegmenter
 from .presets import LABEL_RESIZE_WORDS, LabelResize
 from .protocol import SegmentationProtocol
 from .sets import stem
@@ -101,7 +102,7 @@ class SegmentationPlan:
     channel_of: uint8 [256], channel of the segmenter -> channel of the masks (K: none).
     """
 
-    segmenter: Segmenter
+    segmenter: AnySegmenter
     labels: LabelSpace
     channel_of: NDArray[np.uint8]
     masks: Masks
@@ -113,7 +114,7 @@ class SegmentationPlan:
 
 
 def plan_segmentation(
-    segmenter: Segmenter,
+    segmenter: AnySegmenter,
     labels: LabelSpace,
     masks: Masks,
     renders: list[Item],
@@ -129,10 +130,9 @@ def plan_segmentation(
     channel_of = match_channels(segmenter, labels)
     keys = {p.key for p in renders}
     ceiling = [p for p in photos if p.key in keys and p.key in masks.files]
-    if hasattr(segmenter, "predict_named"):  # predictions of the renders alone
+    if isinstance(segmenter, FolderPredictions):  # predictions of the renders alone
         ceiling = []
-        by_name: Any = segmenter
-        by_name.require([stem(item) for item in renders])
+        segmenter.require([stem(item) for item in renders])
     unknown = labels.unknown
     protocol = SegmentationProtocol(
         segmenter=segmenter.name,
@@ -149,11 +149,10 @@ def plan_segmentation(
     return SegmentationPlan(segmenter, labels, channel_of, masks, renders, ceiling, label_resize, absent, protocol)
 
 
-def _trust(segmenter: Segmenter) -> tuple[str, bool]:
+def _trust(segmenter: LabelSource) -> tuple[str, bool]:
     """How the segmenter does on real photographs beside its baselines, and whether it is far better than both."""
-    card: Any = getattr(segmenter, "card", None)
-    real = getattr(card, "miou_real", None)
-    if real is None:
+    card = segmenter.card
+    if card is None or card.miou_real is None:
         return "not known: no measured baselines come with it, so no ratio to the ceiling is quoted", False
     majority, position = card.miou_majority, card.miou_color_position
     beside = ", ".join(
@@ -165,7 +164,7 @@ def _trust(segmenter: Segmenter) -> tuple[str, bool]:
     verdict = (
         "beats both by 0.15 or more" if trusted else "does not beat both by 0.15: no ratio to the ceiling is quoted"
     )
-    return f"mean IoU {real:.1%} on photographs it never saw ({beside or 'no baselines'}); {verdict}", trusted
+    return f"mean IoU {card.miou_real:.1%} on photographs it never saw ({beside or 'no baselines'}); {verdict}", trusted
 
 
 def measure_segmentation(plan: SegmentationPlan, batch: int, report: Report) -> tuple[Segmentation, Counted]:
@@ -268,8 +267,8 @@ def _read(plan: SegmentationPlan, item: Item) -> tuple[NDArray[np.uint8], NDArra
 
 def _predict(plan: SegmentationPlan, items: list[Item], photos: NDArray[np.uint8]) -> NDArray[np.uint8]:
     size = photos.shape[1:3]
-    segmenter: Any = plan.segmenter
-    if hasattr(segmenter, "predict_named"):
+    segmenter = plan.segmenter
+    if isinstance(segmenter, FolderPredictions):
         predicted = np.asarray(segmenter.predict_named([stem(item) for item in items], size))
     else:
         predicted = np.asarray(segmenter.predict(photos))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from extractors import NanOnBlack, save
 from PIL import Image
-from segmenters import SPACE, ByColour, Named, masks_and_renders
+from segmenters import SPACE, ByColour, masks_and_renders
 
 from spadecli.commands.score import choose
 from spadecli.commands.score.command import ScoreOptions, ScoreResult, plan_score, score
@@ -177,7 +177,10 @@ def test_counts_are_stored(options: ScoreOptions) -> None:
 def test_predictions_by_name(options: ScoreOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     of_picture = {n: ByColour().predict(np.array(Image.open(tmp_path / f"renders/{n}.png"))[None])[0] for n in NAMES}
     expected_scores = run(options).segmentation
-    monkeypatch.setattr(choose, "open_segmenter", lambda *args: Named(of_picture))
+    (tmp_path / "maps").mkdir()
+    for name, channels in of_picture.items():
+        Image.fromarray(SPACE.channel_to_code[channels]).save(tmp_path / "maps" / f"{name}.png")
+    monkeypatch.setattr(choose, "open_segmenter", lambda *args: FolderPredictions(tmp_path / "maps", SPACE))
     found = run(options).segmentation
     assert (found.mean_iou, found.classes) == (expected_scores.mean_iou, expected_scores.classes)
 
