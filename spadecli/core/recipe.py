@@ -248,7 +248,7 @@ def recipes_dir() -> Path:
 
 
 def shipped_dir(what: str) -> Path:
-    """Return a folder of shipped files (``recipes``, ``weights``): the wheel's, or the clone's if installed editable."""
+    """Return a folder of shipped files (``recipes``, ``weights``): the wheel's; in an editable install, the clone's."""
     package = Path(__file__).resolve().parents[1]
     base = package / "shipped"
     return (base if base.is_dir() else package.parent) / what
