@@ -1,8 +1,8 @@
-"""Example masks: facades of this project's own, drawn in the grammar of the CMP Facade Database.
+"""Example masks: original facades, drawn with the classes and conventions of the CMP Facade Database.
 
 A layout is one or more houses side by side; a house is a stack of storeys from the top down; a storey is a row
-of bays, one letter each. Numbers are pixels of a 256x256 mask. As in the database: "molding" is the band between
-storeys, "cornice" the hood above a window, "sill" the strip below it, "blind" a shutter beside it, and what lies
+of bays, one letter each. Numbers are pixels of a 256x256 mask. As in the database, "molding" is the band between
+storeys, "cornice" the hood above a window, "sill" the strip below it and "blind" a shutter beside it; everything
 around and below the houses is background.
 """
 
@@ -20,11 +20,11 @@ BACKGROUND, FACADE, WINDOW, DOOR, CORNICE, SILL, BALCONY, BLIND, DECO, MOLDING, 
 
 @dataclass(frozen=True)
 class Bay:
-    """One opening and what belongs to it, centred in its column.
+    """One opening with its parts, centred in its column.
 
-    width, height: of the opening, which stands ``raise_`` above the foot of the storey. kind: its class.
-    hood, sill, panel: heights of the cornice above, the sill below and the ornament above (0: none).
-    blind: width of a shutter on either side. balcony: height of a balcony over the opening's foot.
+    width, height: size of the opening. raise_: its height above the foot of the storey. kind: its class.
+    hood, panel, sill: heights of the cornice above it, the ornament above that, and the sill below (0: none).
+    blind: width of the shutter on each side. balcony: height of the balcony in front of the opening's foot.
     mullion: whether a pillar divides the opening.
     """
 
@@ -44,9 +44,9 @@ class Bay:
 class Storey:
     """A row of bays: one letter per column, looked up in the layout's bays; a dot leaves the column blank.
 
-    molding, deco: heights of bands along the storey's top. gallery: height of a balcony along its whole foot.
-    pillars: width of pillars between the columns and at both ends. inset: narrower by this much on either side,
-    as in a gable; what is left out is background.
+    molding, deco: heights of the bands along the storey's top. gallery: height of a balcony along its whole foot.
+    pillars: width of the pillars between the columns and at both ends. inset: width cut off on each side, as in a
+    gable; it stays background.
     """
 
     height: int
@@ -60,7 +60,7 @@ class Storey:
 
 @dataclass(frozen=True)
 class House:
-    """A stack of storeys between the columns ``left`` and ``right``, from ``top`` down."""
+    """A stack of storeys between the pixel columns ``left`` and ``right``, from row ``top`` down."""
 
     left: int
     right: int
@@ -70,14 +70,14 @@ class House:
 
 @dataclass(frozen=True)
 class Layout:
-    """A street front: houses, and the bays that their letters mean."""
+    """A street front: houses, and the bay of each letter."""
 
     houses: tuple[House, ...]
     bays: Mapping[str, Bay] = field(default_factory=dict)
 
 
 def draw(layout: Layout) -> NDArray[np.uint8]:
-    """The label map of a layout: uint8 [256,256] of file values 0..11."""
+    """Draw the label map of a layout: uint8 [256,256] of file values 0..11."""
     mask = np.full((SIZE, SIZE), BACKGROUND, np.uint8)
     for house in layout.houses:
         top = house.top
