@@ -1,7 +1,7 @@
 """SPADE (GauGAN) as a batch toolkit: masks in, photographs out.
 
-Everything the command line does is a function here. ``import spadecli`` is light; torch is loaded by the
-function that needs it.
+Everything the command line does is a function of this package. ``import spadecli`` is light: torch is imported by the
+functions that need it.
 """
 
 from __future__ import annotations

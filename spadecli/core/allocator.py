@@ -1,4 +1,4 @@
-"""How memory for large tensors is taken from the kernel."""
+"""How torch allocates large tensors on the CPU."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 
 
 def use_huge_pages() -> None:
-    """Let torch ask the kernel for pages of 2 MB for large tensors on the CPU; before torch is imported.
+    """Make torch request 2 MB pages for large tensors on the CPU; call it before torch is imported.
 
-    A large tensor's memory comes fresh from the kernel, which clears each page as it is touched: with pages of 4 kB
-    that takes longer than most operations on the tensor. Linux alone knows of this; elsewhere nothing changes, and
-    whoever has set the variable keeps what they set.
+    The memory of a large tensor comes fresh from the kernel, which zeroes each page on first touch: with 4 kB pages
+    that takes longer than most operations on the tensor. Only Linux has such pages; elsewhere nothing changes. A value
+    that the user has set is kept.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -1,4 +1,4 @@
-"""What a generator is built from: the fields that a card carries and a recipe sets."""
+"""The architecture of generator and encoder: set in a recipe, stored in the card of a weights file."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ class Architecture(BaseModel):
 
     size: training size (height, width); both multiples of ``stride``.
     ngf: base width; the widest feature map has 16·ngf channels.
-    z_dim: latent length (256 in the paper).
-    hidden: channels between the map and gamma/beta in a SPADE layer (128 in the paper).
-    kernel: size of the SPADE layer's convolutions.
+    z_dim: length of the latent z (256 in the paper).
+    hidden: channels of the hidden feature map in a SPADE layer, from which gamma and beta are computed (128 in the
+        paper).
+    kernel: kernel size of the convolutions in a SPADE layer.
     norm: the parameter-free normalization that SPADE modulates.
-    upsampling: 5, 6 or 7 doublings between the start grid and the image.
-    spectral_norm: on the block convolutions while training (weights files carry it folded in).
-    latent: where the first feature map comes from. "map": a convolution of the downsampled map, so one
+    upsampling: "normal", "more" or "most": 5, 6 or 7 doublings between the start grid and the image.
+    spectral_norm: on the block convolutions and the encoder's while training (weights files hold it folded in).
+    latent: where the first feature map comes from. "map": a convolution of the downsampled semantic map, so one
         image per mask (the published form). "noise": a linear layer on z ~ N(0, I) (section 3.2).
-        "encoder": the same, z from an image encoder (section 3.4).
-    encoder_grid: the encoder's heads also see the photo averaged over a grid of so many squares a side. 0 is the
-        published encoder, whose instance norms hide the photo's colours and light from z.
-    conditioning: "spade", or "concat": the map joins the input once, norms are plain (the comparison of
-        section 4.4).
+        "encoder": the same, with z from an image encoder (section 3.4).
+    encoder_grid: the encoder's heads also see the photo averaged over a grid of this many squares per side. 0 is the
+        published encoder, whose instance norms hide the photo's colours and lighting from z.
+    conditioning: "spade"; or "concat": the semantic map is concatenated to the input once and the norms ignore it
+        (the comparison of section 4.4).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,12 +72,12 @@ class Architecture(BaseModel):
 
     @property
     def num_upsamples(self) -> int:
-        """Doublings between start grid and image."""
+        """Number of doublings between start grid and image."""
         return UPSAMPLES[self.upsampling]
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels that each block puts out."""
+        """Output channels of each block."""
         ngf = self.ngf
         widths = (16 * ngf, 16 * ngf, 16 * ngf, 8 * ngf, 4 * ngf, 2 * ngf, ngf)
         return (*widths, ngf // 2) if self.upsampling == "most" else widths
@@ -89,7 +90,7 @@ class Architecture(BaseModel):
 
     @property
     def stride(self) -> int:
-        """Sizes must be multiples of this."""
+        """Pixels of the image per cell of the start grid; height and width must be multiples of it."""
         return 1 << self.num_upsamples
 
     @property

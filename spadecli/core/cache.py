@@ -1,4 +1,4 @@
-"""Where things that can be made or fetched again are kept."""
+"""The cache folder, for files that can be computed or downloaded again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """``SPADE_CACHE``, else ``spade`` in the user's cache folder."""
+    """Return ``SPADE_CACHE``, or ``spade`` in the user's cache folder."""
     if own := os.environ.get("SPADE_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spade"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 class SpadeError(Exception):
     """A failure with a message for the user: one line, the problems behind it, one hint.
 
-    ``message`` names the file and the value; ``problems`` lists every single mistake (all of them, not the
-    first); ``hint`` says what to do next. ``common``: every process of a run raises it, so one of them tells.
-    ``secondary``: it follows from a failure elsewhere.
+    ``message`` names the file and the value; ``problems`` lists every mistake, not just the first; ``hint`` says what
+    to do next. ``common``: every process of a run raises it, so only one of them prints it. ``secondary``: it is the
+    consequence of a failure elsewhere.
     """
 
     exit_code = 1
@@ -25,7 +25,7 @@ class SpadeError(Exception):
 
     @property
     def line(self) -> str:
-        """Message and problems in one line, for a list of several failures."""
+        """Message and problems on one line, for a list of several failures."""
         return f"{self.message}: {'; '.join(self.problems)}" if self.problems else self.message
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Label spaces: which value in a mask file means which class, and which input channel that is."""
+"""Label spaces: which value in a mask file means which class, and which input channel that class has."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ MAX_VALUES = 255
 
 
 def auto_color(index: int) -> tuple[int, int, int]:
-    """A colour for class ``index`` where none is given: hues a golden ratio apart, so neighbours differ."""
+    """Return the default colour of class ``index``: hues a golden ratio apart, so that neighbours differ."""
     hue = (index * 0.618033988749895) % 1.0
     r, g, b = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 0.4)[index % 3], (0.95, 0.75, 0.55)[(index // 3) % 3])
     return round(r * 255), round(g * 255), round(b * 255)
 
 
 def _twice(items: list[Any]) -> list[Any]:
-    """The items that occur more than once, each once, in order."""
+    """Return the items that occur more than once, each once, in order."""
     return [item for item, count in Counter(items).items() if count > 1]
 
 
 class LabelClass(BaseModel):
-    """One class: its name, its colour (R, G, B in 0..255), the file values that mean it.
+    """One class: its name, its colour (R, G, B in 0..255), and the file values that stand for it.
 
-    Several values may mean one class; the first is the one written and drawn.
+    Several values may stand for one class; the first is the one that is written.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,10 +58,10 @@ class LabelClass(BaseModel):
 class LabelSpace(BaseModel):
     """The classes of a data set. The channel of a class is its position in ``classes``.
 
-    ``unknown`` names at most one class that is fed to the network but left out of scores; "" is none, too.
-    ``instances``: whether an instance-edge channel follows the class channels.
+    unknown: name of the class that is fed to the network but left out of scores; None or "" if there is none.
+    instances: whether an instance-edge channel follows the class channels.
 
-    In TOML a class may be just a name (value = position, automatic colour) or a table with ``name``,
+    In TOML a class is either a name (its value is its position, its colour automatic) or a table with ``name``,
     ``value`` (one or several) and ``color``.
     """
 
@@ -107,7 +107,7 @@ class LabelSpace(BaseModel):
 
     @classmethod
     def _contradictions(cls, tree: dict[str, Any]) -> list[str]:
-        """What no single class can tell; classes that are broken in themselves are passed over."""
+        """Find contradictions between classes; classes that are invalid by themselves are skipped."""
         classes = [c for c in cls._short_forms(tree.get("classes", ())) if isinstance(c, dict)]
         names = [c.get("name") for c in classes]
         values = [v for c in classes for v in c["values"]]
@@ -120,22 +120,22 @@ class LabelSpace(BaseModel):
             problems.append(f"colours {same} belong to two classes")
         unknown = tree.get("unknown")
         if unknown and unknown not in names:
-            problems.append(f'unknown = {unknown!r} is not one of the classes (unknown = "" says that there is none)')
+            problems.append(f'unknown = {unknown!r} is not one of the classes (unknown = "" means none)')
         return problems
 
     @property
     def num_classes(self) -> int:
-        """Number of class channels, the unknown one included."""
+        """Number of class channels, including the unknown class."""
         return len(self.classes)
 
     @property
     def semantic_channels(self) -> int:
-        """Channels of the network's semantic map: the classes, then the edge channel if any."""
+        """Channels of the semantic map: the classes, then the edge channel if any."""
         return self.num_classes + int(self.instances)
 
     @property
     def unknown_channel(self) -> int | None:
-        """Channel left out of scores, or None."""
+        """Channel of the class left out of scores, or None."""
         return next((i for i, c in enumerate(self.classes) if c.name == self.unknown), None)
 
     @cached_property
@@ -145,7 +145,7 @@ class LabelSpace(BaseModel):
 
     @property
     def is_wide(self) -> bool:
-        """Whether file values go beyond a byte, so that label maps hold codes instead of file values."""
+        """Whether file values exceed 255, so that label maps hold ranks instead of file values."""
         return self.file_values[-1] > 255
 
     @cached_property
@@ -155,7 +155,7 @@ class LabelSpace(BaseModel):
 
     @cached_property
     def code_to_channel(self) -> NDArray[np.int16]:
-        """int16 [256]: channel of each label code, -1 where the code means nothing."""
+        """int16 [256]: channel of each label code, -1 for codes without a class."""
         table = np.full(256, -1, np.int16)
         for channel, c in enumerate(self.classes):
             for v in c.values:
@@ -169,7 +169,7 @@ class LabelSpace(BaseModel):
 
     @cached_property
     def code_colors(self) -> NDArray[np.uint8]:
-        """uint8 [256, 3]: the colour of each label code; magenta where the code means nothing."""
+        """uint8 [256, 3]: the colour of each label code; magenta for codes without a class."""
         table = np.full((256, 3), (255, 0, 255), np.uint8)
         for c in self.classes:
             for v in c.values:

@@ -1,4 +1,4 @@
-"""Doing file work in threads, with results in order and bounded memory."""
+"""File work in threads, with results in order and bounded memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ B = TypeVar("B")
 def map_in_order(function: Callable[[A], B], items: Iterable[A], threads: int | None = None) -> Iterator[B]:
     """Yield ``function(item)`` for every item, in order, computed ahead in ``threads`` threads.
 
-    At most three results a thread exist at once, however slow the consumer is. An exception of ``function``
-    is raised where its result would have come.
+    At most three results per thread exist at once, however slow the consumer is. An exception in ``function``
+    is raised in place of its result.
     """
     threads = threads or min(8, num_cores())
     with ThreadPoolExecutor(threads) as pool:
@@ -34,6 +34,6 @@ def map_in_order(function: Callable[[A], B], items: Iterable[A], threads: int | 
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

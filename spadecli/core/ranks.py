@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as torchrun says in the environment. No torch in here."""
+"""Rank of this process among those of a run, from torchrun's environment variables; without importing torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together; by default it is alone.
+    """The place of this process among those that train together; a single process by default.
 
     rank: 0..size-1 over all machines; process 0 reports, decides and writes. local_rank, local_size: the same
-    on this machine. launched: whether torchrun started this process; restarts: how often it has started it anew.
+    on this machine. launched: whether torchrun started this process; restarts: how often it has restarted it.
     """
 
     rank: int = 0
@@ -34,7 +34,7 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """From torchrun's variables; alone where one of them is missing, as in a job of another kind."""
+        """Read torchrun's variables; a single process if any is missing, as in other kinds of jobs."""
         if any(name not in environment for name in NEEDED):
             return cls()
 
@@ -61,13 +61,13 @@ class Ranks:
 
     @property
     def tells_common_errors(self) -> bool:
-        """Whether this process prints what every process runs into before they know of each other."""
+        """Whether this process prints errors that every process meets before they have joined: one per machine."""
         return self.local_rank == 0
 
     def share(self, items: list[T], accumulate: int = 1) -> list[T]:
-        """This process's part of a step's batch, micro-batch after micro-batch.
+        """Return this process's share of a step's batch, micro-batch by micro-batch.
 
-        The micro-batches are cut from the batch first, and each is then split over the processes, so that a
+        The batch is cut into micro-batches first, and each of these is split over the processes, so that a
         micro-batch holds the same samples (and batch norm sees the same statistics) for any number of processes.
         """
         part = len(items) // (self.size * accumulate)
@@ -76,7 +76,7 @@ class Ranks:
 
 
 def check_split(batch: int, accumulate: int, processes: int) -> None:
-    """Raise UserError where a batch has no equal parts for so many processes and micro-batches."""
+    """Raise UserError if a batch cannot be split equally over the processes and micro-batches."""
     pieces = processes * accumulate
     if batch % pieces == 0:
         return
@@ -86,13 +86,13 @@ def check_split(batch: int, accumulate: int, processes: int) -> None:
     counts = f", or start {fitting[0]} process{'es' * (fitting[0] != 1)}" if fitting else ""
     batches = " or ".join(f"--set train.batch={n}" for n in (below, above) if n)
     raise UserError(
-        f"train.batch = {batch} has no equal parts for {processes} processes{micro}: it must be a multiple of {pieces}",
+        f"train.batch = {batch} cannot be split over {processes} processes{micro}: it must be a multiple of {pieces}",
         hint=batches + counts,
     )
 
 
 def leave_message(text: str) -> None:
-    """Leave a failure's text where torchrun looks for it, so that its closing report shows it."""
+    """Write an error message where torchrun looks for it, so that its final report shows it."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         content = {"message": {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}}
         with suppress(OSError), open(path, "x", encoding="utf-8") as f:

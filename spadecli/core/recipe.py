@@ -1,7 +1,9 @@
 """Recipes: everything a training run needs, in one TOML file, checked as a whole.
 
 A recipe is resolved from the shipped or given TOML, the recipe it ``extends``, ``SPADE_TRAIN_SET`` and ``--set
-key=value``; every value knows where it came from, and all mistakes are reported at once.
+key=value``. The source of every value is recorded, and all mistakes are reported at once.
+
+The file is long because the docstrings of the sections are the reference of every recipe key.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from .errors import UserError
 from .labelspace import LabelSpace
 from .schema import as_size, check_all, describe_errors, source_of
 
-KEYS_READ_BEFORE = {"": ("extends",), "labels.classes": ("value",)}  # of a TOML file, turned into fields
+KEYS_READ_BEFORE = {"": ("extends",), "labels.classes": ("value",)}  # TOML keys that become other fields
 
 
 class _Section(BaseModel):
@@ -29,16 +31,20 @@ class _Section(BaseModel):
 
 
 class DataSection(_Section):
-    """Where the data are and how they are prepared. Paths are relative to the working directory.
+    """``[data]``: where the data set is and how it is prepared. Paths are relative to the working directory.
 
-    load_size: (height, width) that photos and masks are packed at; a random crop of the model's size is
-        taken from it (286x286 and 256x256 in the paper).
-    instances: a folder of instance maps, or a COCO annotation file (``.json``) that they are drawn from.
-    photo_suffix, mask_suffix, instance_suffix: only files that end so are taken ("_leftImg8bit.png"), and
-        paired by what stands before.
-    scenes: only pairs of these scene categories are taken; scene_file says which scene each shows, one line
-        "NAME CATEGORY" for each, as in ADE20K's sceneCategories.txt.
-    holdout: names (relative path without suffix) that neither training nor validation ever sees: for the final score.
+    photos, masks: folders of photographs and label maps, paired by relative path without suffix.
+    instances: a folder of instance maps, or a COCO annotation file (``.json``) from which they are drawn.
+    photo_suffix, mask_suffix, instance_suffix: only files whose names end like this are used ("_leftImg8bit.png");
+        the rest of the name pairs them.
+    scenes: only pairs of these scene categories are used.
+    scene_file: the category of each pair, one line "NAME CATEGORY" each, as in ADE20K's sceneCategories.txt.
+    packed: the HDF5 file that ``spade pack`` writes and ``spade train`` reads.
+    load_size: (height, width) of the packed photos and masks; training takes random crops of model.size from them
+        (286x286 and 256x256 in the paper).
+    flip: mirror half of the crops, at random.
+    holdout: names (relative path without suffix) that neither training nor validation sees, for the final score.
+    licence, source: licence and origin of the data set, recorded in the card of the weights.
     """
 
     photos: str = ""
@@ -64,7 +70,11 @@ class DataSection(_Section):
 
 
 class DiscriminatorSection(_Section):
-    """The discriminator. kind: "patch", the paper's. ndf: base width. num_scales: copies, each on half the size."""
+    """``[discriminator]``: its architecture.
+
+    kind: "patch", the paper's multi-scale PatchGAN. ndf: base width, channels of the first layer.
+    num_scales: number of patch discriminators, each on images half the size of the one before.
+    """
 
     kind: Literal["patch"] = "patch"
     ndf: int = Field(64, ge=1, le=512)
@@ -72,11 +82,15 @@ class DiscriminatorSection(_Section):
 
 
 class LossSection(_Section):
-    """Loss weights. The KL term counts kl · kl_reference_batch · (mean over samples), see the paper's 32/8 GPUs.
+    """``[loss]``: the weights of the generator's loss terms; the hinge loss has weight 1.
 
-    perceptual_network: "vgg19" (the paper's), "squeezenet" or "none"; perceptual_weights: a local file in
-    place of torch's own download. color: distance of the colours averaged over squares, which is not in the paper
-    and makes the style code carry them.
+    feature_matching: L1 between the discriminator's feature maps of render and photo.
+    perceptual: L1 between feature maps of an ImageNet classifier.
+    perceptual_network: that classifier: "vgg19" (the paper's), "squeezenet" or "none".
+    perceptual_weights: a local file with its weights; by default torch downloads them.
+    color: L1 between colours averaged over a 16x16 grid. Not in the paper; makes the style code carry colours.
+    kl: KL divergence of the encoder's posterior from N(0, I), averaged over the batch and multiplied by
+        kl_reference_batch: the published code sums it over a GPU's share of the batch, 4 (32 images on 8 GPUs).
     """
 
     feature_matching: float = Field(10.0, ge=0)
@@ -89,19 +103,26 @@ class LossSection(_Section):
 
 
 class TrainSection(_Section):
-    """Length, optimizers and bookkeeping of a run.
+    """``[train]``: length, optimization and bookkeeping of a run.
 
-    Give ``steps`` or ``epochs``. The learning rates fall linearly to zero from ``decay_from`` (a fraction of
-    the run) on. ``max_grad_norm`` 0 clips nothing, as in the paper. ``modulation``: SPADE layers by
-    convolutions ("plain"), once per distinct label window ("fast"), or whichever is cheaper ("auto").
-    ``recalibrate``: batches that the batch-norm statistics of exported weights are measured on; 0 exports the
-    averages of training.
-
-    ``batch`` images make a step, over all processes together. ``accumulate`` goes through them in so many
-    micro-batches, for less memory: gradients and losses, which are means, stay those of the batch; the
-    statistics of batch norm are those of a micro-batch, and its running averages move that many times a step.
-    ``precision``: "fp32" is IEEE on a GPU too; "tf32" lets it round the factors of products to 10 bits; "bf16" computes
-    convolutions in bfloat16; "fp64" is for verification.
+    batch: images per step, over all processes together.
+    accumulate: micro-batches per step, for less memory. Losses and gradients remain means over the whole batch; batch
+        norm sees the statistics of a micro-batch and updates its running averages with each one.
+    steps, epochs: length of the run; give exactly one of them.
+    decay_from: fraction of the run after which the learning rates fall linearly to 0.
+    lr_g, lr_d: learning rates of the generator (with the encoder) and of the discriminator.
+    beta1, beta2: decay rates of Adam's moments.
+    max_grad_norm: clip the gradients of each optimizer to this norm; 0 clips nothing, as in the paper.
+    ema_decay: decay of the exponential moving average of the weights, which is what a run exports.
+    precision: "fp32", IEEE on a GPU too; "tf32", products with factors rounded to 10 bits; "bf16", convolutions in
+        bfloat16; "fp64", for verification.
+    modulation: how SPADE layers compute gamma and beta: "plain" by convolutions, "fast" once per distinct label
+        window, "auto" by the cheaper of the two on a CPU and by convolutions on CUDA.
+    seed: seed of the initial weights, the order of the pairs, the crops and the noise.
+    num_workers: processes that load data, at most one per core.
+    log_every, sample_every, checkpoint_every: steps between log rows, sample sheets and checkpoints.
+    recalibrate: number of batches on which the batch-norm statistics of exported weights are measured; 0 exports the
+        running averages of training.
     """
 
     batch: int = Field(32, ge=1)
@@ -139,15 +160,18 @@ class TrainSection(_Section):
 
 
 class ValidationSection(_Section):
-    """Looking at the averaged weights now and then, on pairs that are kept out of training for it.
+    """``[validation]``: regular measurement of the averaged weights, on pairs kept out of training.
 
-    They are never data.holdout's: those stay unseen until the final score.
+    These are never pairs of data.holdout, which stay unseen until the final score.
 
-    every: steps between two looks; 0: none, and no pair is kept out.
-    pairs: how many, spread evenly over the names that are not held out; or ``names``: these.
-    sheet: draw a sample sheet of them. extractor: TorchScript file of features for a Fréchet distance, or
-        inception: the FID Inception's; without either no distance is measured and no best weights are kept.
-    segmenter: file of a network that says how much of the mask is found again in the image (mIoU).
+    every: steps between validations; 0 disables them and keeps no pairs out of training.
+    pairs: number of pairs, spread evenly over the names outside data.holdout.
+    names: the names of the pairs, instead of a number.
+    sheet: draw a sample sheet of the pairs.
+    extractor: TorchScript file of a feature extractor, for a Fréchet distance.
+    inception: TorchScript file of the FID Inception network, instead. Without either no distance is measured and no
+        best.safetensors is kept.
+    segmenter: file of a segmentation network that predicts label maps of the renders, for their mIoU with the masks.
     """
 
     every: int = Field(0, ge=0)
@@ -166,7 +190,11 @@ class ValidationSection(_Section):
 
 
 class Recipe(_Section):
-    """A whole training run."""
+    """A complete training run: the top level of a recipe file.
+
+    name: name of the run and of its folder. description: text for the card of the weights.
+    labels: see :class:`.labelspace.LabelSpace`. model: see :class:`.architecture.Architecture`.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
@@ -198,36 +226,36 @@ class Recipe(_Section):
 
 @dataclass(frozen=True)
 class Resolved:
-    """A checked recipe, and where each value came from ("train.batch" -> "--set", ...)."""
+    """A checked recipe, the source of each value ("train.batch" -> "--set", ...), and the recipe's file."""
 
     recipe: Recipe
     sources: Mapping[str, str]
     origin: str
 
     def source(self, key: str) -> str:
-        """Where a value came from: a file, "--set" or "default"."""
+        """Return the source of a value: a file, "--set" or "default"."""
         return source_of(self.sources, key)
 
     def settings(self) -> list[tuple[str, Any, str]]:
-        """(key, value, source) of every value, "train.batch" and the like."""
+        """Return (key, value, source) of every value, with keys like "train.batch"."""
         tree = self.recipe.model_dump(mode="json")
         return [(key, value, self.source(key)) for key, value in _leaves(tree)]
 
 
 def recipes_dir() -> Path:
-    """Folder of the shipped recipes: in a clone or editable install, the clone's; else the wheel's."""
+    """Return the folder of the shipped recipes."""
     return shipped_dir("recipes")
 
 
 def shipped_dir(what: str) -> Path:
-    """Folder of shipped files (``recipes``, ``weights``): the wheel's, else the clone's (editable install)."""
+    """Return a folder of shipped files (``recipes``, ``weights``): the wheel's; in an editable install, the clone's."""
     package = Path(__file__).resolve().parents[1]
     base = package / "shipped"
     return (base if base.is_dir() else package.parent) / what
 
 
 def shipped_weights(name: str = "facades") -> Path:
-    """File of the shipped weights called ``name``."""
+    """Return the file of the shipped weights called ``name``."""
     return shipped_dir("weights") / f"{name}.safetensors"
 
 
@@ -237,12 +265,12 @@ def shipped_examples(name: str = "facades") -> dict[str, Path]:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of each shipped recipe."""
+    """Return name -> file of each shipped recipe."""
     return {p.stem: p for p in sorted(recipes_dir().glob("*.toml"), key=lambda p: p.stem)}
 
 
 def find_recipe(name: str) -> Path:
-    """File of a recipe given by name or by path."""
+    """Return the file of a recipe given by name or by path. Raises UserError if there is none."""
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         if path.is_file():
@@ -259,7 +287,7 @@ def find_recipe(name: str) -> Path:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
     """Read and check a recipe file with ``key=value`` overrides (dotted keys, TOML values).
 
-    Raises UserError that lists every mistake.
+    Raises UserError, which lists every mistake.
     """
     tree, sources = _read_tree(path)
     tree.setdefault("name", path.stem)
@@ -287,7 +315,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
 
 
 def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
-    """The TOML of a recipe over that of the recipe it extends; and the file that each value is from."""
+    """Read a recipe's TOML, merged over the recipe it extends; also return the file that each value comes from."""
     if path.resolve() in above:
         raise UserError(f"{path}: extends itself, through {' and '.join(p.name for p in above)}")
     try:
@@ -309,7 +337,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any]
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are merged key by key; any other value replaces the one below it."""
+    """Merge tables key by key; any other value replaces the one below it."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -318,7 +346,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _drop_other_length(tree: dict[str, Any], newer: Collection[str]) -> None:
-    """Steps and epochs exclude each other: where one is given anew, the older other one goes."""
+    """Steps and epochs exclude each other: if one is newly given, drop the inherited other one."""
     train = tree.get("train")
     for given, other in (("train.steps", "train.epochs"), ("train.epochs", "train.steps")):
         if given in newer and other not in newer and isinstance(train, dict):
@@ -326,7 +354,7 @@ def _drop_other_length(tree: dict[str, Any], newer: Collection[str]) -> None:
 
 
 def recipe_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """``key: old -> new`` for every leaf in which two resolved recipes differ."""
+    """Return ``key: old -> new`` for every leaf in which two resolved recipes differ."""
     a, b = dict(_leaves(old)), dict(_leaves(new))
     return [f"{k}: {json.dumps(a.get(k))} -> {json.dumps(b.get(k))}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
 
@@ -348,7 +376,7 @@ def _assign(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
 
 
 def _toml_value(raw: str) -> Any:
-    """A TOML value; what is not one is taken as text, so that paths need no quotes."""
+    """Parse a TOML value; anything else is taken as text, so that paths need no quotes."""
     try:
         return tomllib.loads(f"v = {raw}")["v"]
     except tomllib.TOMLDecodeError:

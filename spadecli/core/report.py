@@ -1,7 +1,7 @@
-"""How a stage tells what it is doing, without knowing about terminals.
+"""How a stage reports what it is doing, independent of a terminal.
 
-Stages take a :class:`Report`; the command line passes one that draws with Rich, the Python API by default
-one that is silent except for warnings.
+Stages take a :class:`Report`. The command line passes one that draws with Rich; the default in Python is silent
+except for warnings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 def count(n: int, noun: str) -> str:
-    """ "1 mask", "2,000 masks"."""
+    """Return a number with its noun: "1 mask", "2,000 masks"."""
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
@@ -21,20 +21,20 @@ class Task(Protocol):
     """One progress bar."""
 
     def advance(self, n: int = 1, status: str = "") -> None:
-        """Move on by ``n`` items; ``status`` replaces the short text beside the bar."""
+        """Advance by ``n`` items; ``status`` replaces the short text beside the bar."""
 
 
 class Report(Protocol):
-    """Where a stage's messages go. Nothing of it is a result: results are return values."""
+    """Where a stage's messages go. Results are never sent here: they are return values."""
 
     def note(self, text: str, level: int = 0) -> None:
-        """Tell something; ``level`` 1 and 2 show only with ``-v`` and ``-vv``."""
+        """Show a message; ``level`` 1 and 2 show only with ``-v`` and ``-vv``."""
 
     def warn(self, text: str) -> None:
-        """Tell something the user should act on."""
+        """Show a warning: something the user should act on."""
 
     def progress(self, title: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
-        """Open a progress bar of ``total`` items, of which ``done`` are there already."""
+        """Open a progress bar of ``total`` items, of which ``done`` are already finished."""
 
 
 class _NoTask:
@@ -49,7 +49,7 @@ class Silent:
         """Drop the note."""
 
     def warn(self, text: str) -> None:
-        """Pass on as a Python warning."""
+        """Issue a Python warning."""
         warnings.warn(text, stacklevel=3)
 
     @contextmanager
@@ -59,7 +59,7 @@ class Silent:
 
 
 class Muted(Silent):
-    """For the processes of a run that leave talking to another one."""
+    """A report that shows nothing, for the processes of a run other than process 0."""
 
     def warn(self, text: str) -> None:
         """Drop the warning."""

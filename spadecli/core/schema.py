@@ -1,7 +1,7 @@
-"""Checking files with pydantic: every mistake at once, as lines for people.
+"""Validation of files with pydantic: every mistake at once, as readable lines.
 
-Recipes, cards, label spaces and side files are pydantic models. :func:`check_all` adds what only a whole table can tell
-to what pydantic finds field by field; :func:`describe_errors` turns both into lines that name key and value.
+Recipes, cards, label spaces and side files are pydantic models. :func:`check_all` adds contradictions between fields to
+the errors that pydantic finds field by field; :func:`describe_errors` turns both into lines that name key and value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def as_size(value: Any) -> tuple[int, int] | None:
-    """A raw [height, width], or None if it is something else (which is a mistake of its own)."""
+    """Return a raw [height, width] as a tuple, or None if it is something else (an error reported separately)."""
     if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int) for v in value):
         return value[0], value[1]
     return None
@@ -29,10 +29,10 @@ def check_all(
     check: ModelWrapValidatorHandler[M],
     contradictions: Callable[[dict[str, Any]], list[str]],
 ) -> M:
-    """For a wrap validator: ``check`` the fields, look for ``contradictions`` in the raw table, raise both together.
+    """In a wrap validator, ``check`` the fields, look for ``contradictions`` in the raw table, and raise both together.
 
-    Pydantic's own after-validators do not run when a field is wrong, so that its user would meet them one run later.
-    ``contradictions`` may trip over values of the wrong type: the fields' own errors then say enough.
+    Pydantic's own after-validators do not run when a field is wrong, so the user would see their errors only on the
+    next attempt. ``contradictions`` may fail on values of the wrong type: the errors of the fields then suffice.
     """
     errors: list[InitErrorDetails] = []
     checked = None
@@ -64,10 +64,10 @@ def describe_errors(
     sources: Mapping[str, str] | None = None,
     more_keys: Mapping[str, Sequence[str]] | None = None,
 ) -> list[str]:
-    """One line for each mistake in a table of ``model``: key, value, what was expected, a near miss of a key.
+    """Return one line per mistake in a table of ``model``: key, value, what was expected, the key probably meant.
 
-    sources: where a key is from if not from the file itself. more_keys: keys of a section ("" is the top) that are read
-    before the model is and so are none of its fields.
+    sources: where a key comes from if not from the file itself. more_keys: keys of a section ("" is the top level) that
+    are read before the model is built and so are not among its fields.
     """
     lines = []
     for item in error.errors():
@@ -87,14 +87,14 @@ def describe_errors(
 
 
 def source_of(sources: Mapping[str, str], key: str) -> str:
-    """Source of a key, or of the section or list that it is part of; "default" if none is known."""
+    """Return the source of a key, or of the section or list it is part of; "default" if none is known."""
     while key and key not in sources:
         key = key.rpartition(".")[0]
     return sources.get(key, "default")
 
 
 def _meant(loc: Sequence[str | int], model: type[BaseModel], more_keys: Mapping[str, Sequence[str]]) -> str:
-    """The key that was probably meant: a near one of the same section, else the same one of another section."""
+    """Suggest the key that was probably meant: a similar one of the same section, else the same one of another."""
     name, section = str(loc[-1]), ".".join(str(part) for part in loc[:-1] if not isinstance(part, int))
     keys = dict(_keys(model, more_keys))
     near = difflib.get_close_matches(name, keys.get(section, []), 1)
@@ -107,7 +107,7 @@ def _meant(loc: Sequence[str | int], model: type[BaseModel], more_keys: Mapping[
 def _keys(
     model: type[BaseModel], more_keys: Mapping[str, Sequence[str]], section: str = ""
 ) -> Iterator[tuple[str, list[str]]]:
-    """The keys of every section of a model."""
+    """Yield (section, its keys) for every section of a model."""
     yield section, [*model.model_fields, *more_keys.get(section, ())]
     for name, field in model.model_fields.items():
         for kind in (field.annotation, *getattr(field.annotation, "__args__", ())):

@@ -1,6 +1,6 @@
 """The seed rule: z of a sample depends on (seed, mask name, sample number) and on nothing else.
 
-So z is the same whatever the batch size, order, backend, library version or number of processes.
+It is therefore the same for any batch size, order, backend, library version and number of processes.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 
 def sample_key(relative_path: str | PurePath) -> str:
-    """Name of a mask in the seed rule: its relative POSIX path without suffix, Unicode NFC."""
+    """Return the name of a mask in the seed rule: its relative POSIX path without suffix, in Unicode NFC."""
     path = PurePath(relative_path)
     return unicodedata.normalize("NFC", path.with_suffix("").as_posix())
 
 
 def sample_digest(seed: int, key: str, sample: int) -> bytes:
-    r"""First 8 bytes of SHA-256 of ``f"{seed}\0{key}\0{sample}"`` (UTF-8)."""
+    r"""Return the first 8 bytes of the SHA-256 of ``f"{seed}\0{key}\0{sample}"`` (UTF-8)."""
     return hashlib.sha256(f"{seed}\0{key}\0{sample}".encode()).digest()[:8]
 
 
 def sample_seed(seed: int, key: str, sample: int) -> int:
-    """The 64-bit seed of one sample, as stored in renders.h5 and the manifest."""
+    """Return the 64-bit seed of one sample, as stored in renders.h5 and the manifest."""
     return int.from_bytes(sample_digest(seed, key, sample), "little")
 
 
 def sample_z(sample_seed: int, z_dim: int) -> NDArray[np.float32]:
-    """Latent of one sample from its 64-bit seed: float32 [z_dim], standard normal.
+    """Return the latent z of one sample from its 64-bit seed: float32 [z_dim], standard normal.
 
     RandomState's stream is frozen by NumPy's compatibility policy, unlike Generator's.
     """

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while something is computed that has to be saved first."""
+"""Ctrl-C and SIGTERM during work that has to be saved before it stops."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def graceful_stop(repeated: bool = False) -> Iterator[Callable[[], bool]]:
-    """While open, the first Ctrl-C or SIGTERM asks to stop after the present step; a second one stops at once.
+    """While open, the first Ctrl-C or SIGTERM requests a stop after the current step; a second one stops at once.
 
-    repeated: it does not, for torchrun forwards what the terminal has sent already, and ends all after 30 s.
+    Yields a function that returns whether a stop was requested.
+    repeated: signals arrive more than once, so later ones are ignored. torchrun forwards a Ctrl-C that the terminal
+        has already sent to each process, and kills all of them after 30 s.
     """
     asked = False
 
@@ -23,7 +25,7 @@ def graceful_stop(repeated: bool = False) -> Iterator[Callable[[], bool]]:
 
     try:
         before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: nothing to catch
+    except ValueError:  # not the main thread: it receives no signals
         before = {}
     try:
         yield lambda: asked

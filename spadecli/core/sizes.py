@@ -1,4 +1,4 @@
-"""Image sizes as people write them: height first."""
+"""Image sizes as text, height first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Native = Literal["native"]
 
 
 def parse_size(text: str) -> Size | Native:
-    """ "256x512" to (256, 512), height first; "native" stays. Raises UserError on anything else."""
+    """Parse "256x512" to (256, 512), height first; "native" is returned as it is. Raises UserError otherwise."""
     if text == "native":
         return "native"
     if found := re.fullmatch(r"([1-9]\d{0,5})[xX×]([1-9]\d{0,5})", text):
@@ -21,7 +21,7 @@ def parse_size(text: str) -> Size | Native:
 
 
 def parse_fixed_size(text: str | None) -> Size | None:
-    """Like :func:`parse_size` where there is no native size; None stays."""
+    """Parse a size like :func:`parse_size` but refuse "native"; None is returned as it is."""
     if text is None:
         return None
     size = parse_size(text)
@@ -31,11 +31,11 @@ def parse_fixed_size(text: str | None) -> Size | None:
 
 
 def format_size(size: Size) -> str:
-    """(256, 512) to "256x512"."""
+    """Format (256, 512) as "256x512"."""
     return f"{size[0]}x{size[1]}"
 
 
 def round_to_stride(size: Size, stride: int) -> Size:
-    """The nearest (height, width) whose sides are multiples of ``stride``, at least one stride each."""
+    """Return the nearest (height, width) whose sides are multiples of ``stride``, at least one stride each."""
     height, width = (max(stride, (2 * s + stride) // (2 * stride) * stride) for s in size)
     return height, width

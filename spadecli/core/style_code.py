@@ -1,4 +1,4 @@
-"""Style codes: what an encoder makes of a photo, and how two or more become one (section 3.4)."""
+"""Style codes: the encoder's posterior of a photo, and how several are mixed into one (section 3.4)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class StyleCode:
-    """A Gaussian over z: mean ``mu`` and log variance ``logvar``, each float32 [Z]."""
+    """The posterior of z given a photo: a Gaussian of mean ``mu`` and log variance ``logvar``, each float32 [Z]."""
 
     mu: NDArray[np.float32]
     logvar: NDArray[np.float32]
@@ -21,18 +21,18 @@ class StyleCode:
     def z(
         self, strength: float = 1.0, noise: float = 0.0, eps: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """strength·mu + noise·exp(logvar/2)·eps, float32 [Z]; eps float32 [Z] is needed where noise is not 0."""
+        """Return strength·mu + noise·exp(logvar/2)·eps, float32 [Z]; without eps (float32 [Z]) no noise is added."""
         mean = np.float32(strength) * self.mu
         return mean if eps is None or not noise else mean + np.float32(noise) * np.exp(self.logvar / 2) * eps
 
 
 def mix(codes: Sequence[StyleCode], weights: Sequence[float], spherical: bool = False) -> StyleCode:
-    """One code between (or beyond) several; the weights are taken relative to their sum.
+    """Interpolate between (or extrapolate beyond) several codes; the weights are divided by their sum.
 
-    mu is the weighted mean; spherical, for two codes only: its direction turns from the first to the second and its
-    length runs linearly, so that the middle of two different styles is not a weak one. logvar is the weighted mean
-    in both cases: the geometric mean of the variances.
-    Raises UserError where the weights add up to 0 or less, and on a spherical mix of another number than two.
+    mu is the weighted mean. spherical, for two codes only: direction and length of mu are interpolated separately, so
+    that the midpoint of two different styles is not a weak one. logvar is the weighted mean in both cases, which is the
+    geometric mean of the variances.
+    Raises UserError if the weights add up to 0 or less, or if a spherical mix is asked of more or fewer than two codes.
     """
     total = sum(weights)
     if not total > 0:
@@ -44,12 +44,12 @@ def mix(codes: Sequence[StyleCode], weights: Sequence[float], spherical: bool = 
     elif len(codes) == 2:
         mu = _turn(codes[0].mu.astype(np.float64), codes[1].mu.astype(np.float64), float(shares[1]))
     else:
-        raise UserError(f"a spherical mix is one of two styles, not of {len(codes)}")
+        raise UserError(f"a spherical mix takes two styles, not {len(codes)}")
     return StyleCode(mu.astype(np.float32), logvar.astype(np.float32))
 
 
 def _turn(a: NDArray[np.float64], b: NDArray[np.float64], t: float) -> NDArray[np.float64]:
-    """Spherical interpolation from a (t = 0) to b (t = 1); linear where the directions are (anti)parallel."""
+    """Interpolate spherically from a (t = 0) to b (t = 1); linearly where the directions are (anti)parallel."""
     length_a, length_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     straight: NDArray[np.float64] = (1 - t) * a + t * b
     if not length_a or not length_b:

@@ -1,4 +1,4 @@
-"""Instance maps from a COCO annotation file: the things' polygons and run lengths over the label map's regions."""
+"""Instance maps from a COCO annotation file: polygons and RLE masks of things, drawn over the label map's regions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..core.labelspace import LabelSpace
 from ..core.sizes import format_size
 from .files import check_file
 
-FIRST_INSTANCE = 256  # below it: the channel of a region that belongs to no instance
+FIRST_INSTANCE = 256  # smaller ids are the channel of a region that belongs to no instance
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One annotated object. ``segmentation``: polygons, or run lengths, as COCO writes them."""
+    """One annotated object. segmentation: polygons or run lengths (RLE), as in the file."""
 
     channel: int
     segmentation: Any
@@ -32,10 +32,10 @@ class Thing:
 
 
 class CocoInstances:
-    """The things of every image of an annotation file such as ``instances_train2017.json``.
+    """The things of every image in an annotation file such as ``instances_train2017.json``.
 
-    Categories are matched with classes of the label space by name; others are left out. The file is read as a
-    whole: COCO 2017's takes some 3 GB of memory. Raises UserError where it is not such a file.
+    Categories are matched with classes of the label space by name; others are ignored. The whole file is held in
+    memory: COCO 2017's takes some 3 GB. Raises UserError if it is not such a file.
     """
 
     def __init__(self, path: Path, labels: LabelSpace) -> None:
@@ -56,19 +56,19 @@ class CocoInstances:
             ) from e
         channels = {c.name: i for i, c in enumerate(labels.classes)}
         if not channels.keys() & set(categories.values()):
-            raise UserError(f"{path}: no category has the name of a class of label space {labels.name!r}")
+            raise UserError(f"{path}: no category is named like a class of label space {labels.name!r}")
         self._things: dict[int, list[Thing]] = defaultdict(list)
         for image, category, segmentation, area in annotations:
             if (channel := channels.get(categories.get(category, ""))) is not None:
                 self._things[image].append(Thing(channel, segmentation, area))
 
     def instance_map(self, key: str, codes: NDArray[np.uint8]) -> NDArray[np.uint32]:
-        """Instance ids uint32 [H,W] of the photo called ``key`` for its label codes uint8 [H,W].
+        """Draw instance ids uint32 [H,W] of the photo called ``key``, given its label codes uint8 [H,W].
 
-        A region of one class is one id; each thing in it has an id of its own, and covers pixels of its class
-        only, so that both maps have the same outlines. Where things of a class overlap the smaller is on top. A
-        label map that was resized, its proportions kept, has its annotations resized with it.
-        Raises UserError where the file has no such image, or an annotation does not fit the label map.
+        The pixels of a class share one id; each thing has its own, on pixels of its class only, so that both maps have
+        the same outlines. Where things of a class overlap, the smaller one is on top. If the label map was resized with
+        its proportions kept, the annotations are resized with it.
+        Raises UserError if the file has no such image, or an annotation does not fit the label map.
         """
         image = self._images.get(Path(key).name)
         if image is None:
@@ -86,28 +86,28 @@ class CocoInstances:
         return ids
 
     def _size(self, image: int, key: str, found: Size) -> Size:
-        """(height, width) that the annotations are for; the label map's own where the file does not say.
+        """Return the (height, width) of the annotated image; the label map's if the file does not give it.
 
-        Raises UserError where the label map was cut, or is another image's.
+        Raises UserError if the label map was cropped, or belongs to another image.
         """
         size = self._sizes.get(image, found)
         if abs(found[0] * size[1] - found[1] * size[0]) > max(*found, *size):  # more than a pixel of rounding
             raise UserError(
                 f"{self.path}: image {Path(key).name} is {format_size(size)}, its label map {format_size(found)}",
-                hint="annotations fit label maps of the published sizes, or resized with their proportions",
+                hint="annotations fit label maps of the published size, or resized with their proportions kept",
             )
         return size
 
 
 def _resized(mask: NDArray[np.bool_], size: Size) -> NDArray[np.bool_]:
-    """bool [h,w] at another size, nearest."""
+    """Resize bool [h,w] by nearest neighbour."""
     if mask.shape == size:
         return mask
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _segmentation_mask(segmentation: Any, size: Size) -> NDArray[np.bool_]:
-    """bool [H,W] of an annotation: a list of polygons [x0, y0, x1, y1, ...], or run lengths."""
+    """Decode an annotation to bool [H,W]: a list of polygons [x0, y0, x1, y1, ...], or run lengths."""
     if isinstance(segmentation, list):
         return polygons_mask(segmentation, size)
     if tuple(segmentation["size"]) != size:
@@ -117,7 +117,7 @@ def _segmentation_mask(segmentation: Any, size: Size) -> NDArray[np.bool_]:
 
 
 def polygons_mask(polygons: list[list[float]], size: Size) -> NDArray[np.bool_]:
-    """bool [H,W]: the union of polygons, with the pixels that their outlines touch."""
+    """Draw the union of polygons, including the pixels on their outlines: bool [H,W]."""
     image = Image.new("L", size[::-1])
     draw = ImageDraw.Draw(image)
     for polygon in polygons:
@@ -127,7 +127,7 @@ def polygons_mask(polygons: list[list[float]], size: Size) -> NDArray[np.bool_]:
 
 
 def run_lengths_mask(counts: list[int], size: Size) -> NDArray[np.bool_]:
-    """bool [H,W] of run lengths that go down the columns and begin with a run of zeros."""
+    """Expand run lengths, in column-major order and starting with a run of zeros: bool [H,W]."""
     if any(c < 0 for c in counts) or sum(counts) != size[0] * size[1]:
         raise ValueError(f"run lengths add up to {sum(counts)}, the label map has {size[0] * size[1]} pixels")
     flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
@@ -135,10 +135,10 @@ def run_lengths_mask(counts: list[int], size: Size) -> NDArray[np.bool_]:
 
 
 def decompress(text: str) -> list[int]:
-    """Run lengths from COCO's text form.
+    """Decode run lengths from COCO's compressed text.
 
-    Five bits a character (code - 48), lowest first; bit 6 says that more follow, and the last one's fifth is
-    the sign. From the fourth run on a number is the difference to the run before the last.
+    Each character (code - 48) holds five bits, lowest first; its sixth bit says that more follow, and the fifth bit of
+    the last one is the sign. From the fourth run on, a number is the difference from the run two before.
     """
     runs: list[int] = []
     value = shift = 0

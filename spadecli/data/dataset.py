@@ -1,4 +1,4 @@
-"""Training samples from a packed file: a pure function of (seed, epoch, sample), whoever asks for them."""
+"""Training samples from a packed file: a pure function of (seed, epoch, index), in any process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class Fixed(NamedTuple):
-    """One pair, always cut the same: label codes and channels uint8 [H,W], edges uint8 [H,W] or None, photo [H,W,3]."""
+    """A pair without augmentation: codes and channels uint8 [H,W], edges uint8 [H,W] or None, photo uint8 [H,W,3]."""
 
     codes: NDArray[np.uint8]
     channels: NDArray[np.uint8]
@@ -30,10 +30,10 @@ class Fixed(NamedTuple):
 
 
 class TrainingSet(Dataset[Batch]):
-    """Random crop and flip of packed pairs, and the encoder's noise.
+    """Random crops and flips of packed pairs, with the noise of the latent.
 
-    An item is channels uint8 [H,W], edges uint8 [H,W] (where the label space has instances), photo uint8
-    [3,H,W] and eps float32 [Z]. Edges are computed after crop and flip.
+    An item has channels uint8 [H,W], edges uint8 [H,W] (if the label space has instances), photo uint8 [3,H,W] and eps
+    float32 [Z]. Edges are computed after crop and flip.
     """
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
@@ -42,7 +42,7 @@ class TrainingSet(Dataset[Batch]):
         self._channel_of = recipe.labels.code_to_channel.astype(np.uint8)
 
     def __getitem__(self, key: Key) -> Batch:
-        """The sample of (epoch, index)."""
+        """Return the sample of (epoch, index)."""
         epoch, index = key
         random = np.random.default_rng((self.recipe.train.seed, epoch, index))
         codes, instances, photo = self.packed.get(index)
@@ -58,7 +58,7 @@ class TrainingSet(Dataset[Batch]):
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
 
     def centre(self, index: int) -> Fixed:
-        """A pair as it is looked at: its middle, at the model's size, never flipped."""
+        """Return the centre crop of a pair, of the model's size and never flipped."""
         codes, instances, photo = self.packed.get(index)
         h, w = self.recipe.model.size
         top, left = (codes.shape[0] - h) // 2, (codes.shape[1] - w) // 2
@@ -69,11 +69,11 @@ class TrainingSet(Dataset[Batch]):
         return Fixed(codes[window], self._channel_of[codes[window]], edges, photo[window])
 
     def channels(self, index: int) -> NDArray[np.uint8]:
-        """Class channels of a whole mask as it is packed, uint8 [H,W]."""
+        """Return the class channels of a whole packed mask, uint8 [H,W]."""
         return self._channel_of[self.packed.get(index)[0]]
 
     def _window(self, random: np.random.Generator) -> tuple[slice, slice]:
-        """One crop and flip for mask, instances and photo alike."""
+        """Draw one crop and flip for mask, instances and photo alike."""
         (loaded_h, loaded_w), (h, w) = self.packed.size, self.recipe.model.size
         top, left = int(random.integers(loaded_h - h + 1)), int(random.integers(loaded_w - w + 1))
         rows, columns = slice(top, top + h), slice(left, left + w)
@@ -83,17 +83,17 @@ class TrainingSet(Dataset[Batch]):
 
 
 def start_worker(worker: int) -> None:
-    """For a loader's worker: one thread, and Ctrl-C is for the main process, which ends its workers itself."""
+    """Set up a data loader worker: one thread, and Ctrl-C ignored, as the main process ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
 class StepSampler(Sampler[list[Key]]):
-    """The keys of each step's batch, from ``first_step`` on.
+    """Yields the keys of each step's batch, from ``first_step`` to ``steps``.
 
-    Samples form one endless stream, epoch after epoch, each epoch in an order of its own; step k takes the
-    k-th ``batch`` of them. So any step can be resumed at, and no sample of an epoch is dropped.
-    ``share`` picks a process's part of each step's keys.
+    Samples form one endless stream, epoch after epoch, each epoch in its own order; step k takes the k-th ``batch`` of
+    them. Training can thus resume at any step, and no sample of an epoch is dropped.
+    ``share`` selects a process's share of each step's keys.
     """
 
     def __init__(

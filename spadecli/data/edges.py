@@ -1,4 +1,4 @@
-"""Instance edges, and the connected components that stand in where there are no instance maps."""
+"""Instance edges, and connected components as a substitute for instance maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def instance_edges(ids: NDArray[Any]) -> NDArray[np.uint8]:
-    """1 where one of the four neighbours has another id, else 0 (both pixels of the pair are marked).
+    """Mark pixels with 1 if one of their four neighbours has another id, else 0 (on both sides of an edge).
 
     ids: integers [H,W] or [M,H,W] -> uint8 of the same shape.
     """
@@ -24,15 +24,15 @@ def instance_edges(ids: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def connected_components(codes: NDArray[Any]) -> NDArray[np.uint32]:
-    """4-connected components of equal codes, numbered from 0 in reading order: integers [H,W] -> uint32 [H,W].
+    """Number the 4-connected components of equal codes from 0 in reading order: integers [H,W] -> uint32 [H,W].
 
-    Horizontal runs are found first; runs that touch in neighbouring rows are then united.
+    Horizontal runs are found first; runs that touch in neighbouring rows are then merged.
     """
     starts_run = np.ones(codes.shape, bool)
     starts_run[:, 1:] = codes[:, 1:] != codes[:, :-1]
     run_of = (np.cumsum(starts_run.ravel()) - 1).reshape(codes.shape)
     same_below = codes[1:] == codes[:-1]
-    # every overlap of two equal runs is taken once, at its left end: there one of the two begins
+    # every overlap of two equal runs is counted once, at its left end, where one of the two begins
     begins = starts_run[1:] | starts_run[:-1]
     touching = same_below & begins
     parent = _unite(int(run_of[-1, -1]) + 1, run_of[:-1][touching], run_of[1:][touching])
@@ -43,7 +43,7 @@ def connected_components(codes: NDArray[Any]) -> NDArray[np.uint32]:
 
 
 def _unite(n: int, a: NDArray[np.intp], b: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Smallest member of each element's set, after uniting the sets of every pair (a[i], b[i]): [n]."""
+    """Merge the sets of every pair (a[i], b[i]) and return the smallest member of each element's set: [n]."""
     parent = np.arange(n)
     while len(a):
         low, high = np.minimum(a, b), np.maximum(a, b)

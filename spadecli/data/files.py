@@ -1,4 +1,4 @@
-"""Opening image files and arrays: every way in which a file can be bad becomes one clear UserError."""
+"""Opening image files and arrays: anything wrong with a file becomes one clear UserError."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 BOMB_HINT = "scale the file down; images of this size are refused, since they may be decompression bombs"
 
-# warnings.catch_warnings swaps a global: two threads opening files at once must take turns. Decoding stays parallel.
+# warnings.catch_warnings replaces global state, so threads must take turns opening files. Decoding runs in parallel.
 _opening = threading.Lock()
 
 
 def check_file(path: Path) -> None:
-    """Raise UserError where ``path`` is missing, no plain file, or empty."""
+    """Raise UserError if ``path`` is missing, not a regular file, or empty."""
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if not path.is_file():
@@ -45,8 +45,8 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
 def read_image(path: Path, decode: Callable[[Image.Image], T]) -> T:
     """Open an image file and return ``decode(image)``.
 
-    Raises UserError where the file is missing, empty, truncated, no image, or larger than Pillow's limit
-    (``PIL.Image.MAX_IMAGE_PIXELS``); a UserError of ``decode`` passes through.
+    Raises UserError if the file is missing, empty, truncated, not an image, or larger than Pillow's limit
+    (``PIL.Image.MAX_IMAGE_PIXELS``); a UserError from ``decode`` is raised unchanged.
     """
     check_file(path)
     try:
@@ -70,13 +70,13 @@ def read_image(path: Path, decode: Callable[[Image.Image], T]) -> T:
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """A two-dimensional array [H,W] of integers >= 0 (or booleans, as 0 and 1) from an ``.npy`` file.
+    """Read a two-dimensional array [H,W] of integers >= 0 (or booleans, as 0 and 1) from an ``.npy`` file.
 
-    Raises UserError where the file is missing, empty, truncated, of another type or shape, or negative.
+    Raises UserError if the file is missing, empty or truncated, or if its values have another type, shape or sign.
     """
     check_file(path)
     try:
-        # mapped, so that a header that promises more than the file holds fails instead of taking memory
+        # memory-mapped, so that a header that promises more than the file holds fails instead of allocating memory
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as e:
         raise UserError(f"{path}: not a readable .npy array ({e})", hint="write it with numpy.save") from e

@@ -1,4 +1,4 @@
-"""Folders of photos, masks and instance maps: finding the files, and pairing them by name."""
+"""Folders of photos, masks and instance maps: find the files, and pair them by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PICTURES = frozenset({*PHOTO_SUFFIXES, ".gif"})
 
 @dataclass(frozen=True)
 class Item:
-    """A file of a data set. ``relative``: its POSIX path within the folder; ``key``: what it is paired by."""
+    """A file of a data set. ``relative``: its POSIX path within the folder; ``key``: the name it is paired by."""
 
     path: Path
     relative: str
@@ -34,7 +34,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Pair:
-    """Files that belong together."""
+    """A photo and its mask, with or without an instance map."""
 
     key: str
     photo: Item
@@ -43,27 +43,26 @@ class Pair:
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """The files, two or three."""
+        """The two or three files."""
         return (self.photo, self.mask) if self.instances is None else (self.photo, self.mask, self.instances)
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Pairs in ascending order of key, and one line for every file that has no partner."""
+    """Pairs in ascending order of key, and one line for every file without a partner."""
 
     pairs: tuple[Pair, ...]
     unpaired: tuple[str, ...]
 
 
 def scan(folder: Path, kind: Kind = "masks", ending: str = "") -> list[Item]:
-    """Files of a folder and its subfolders in ascending order of key; a single file is accepted too.
+    """Find the files of a folder and its subfolders, in ascending order of key; a single file is accepted too.
 
-    Hidden files and folders are skipped, and so are pipes and devices, which reading would wait for; links are
-    followed, loops left out. A picture whose suffix cannot hold a mask is found all the same, so that reading it
-    tells why. With an ending, such as "_leftImg8bit.png", only files that end so are taken, and the key leaves
-    the ending out.
-    Raises UserError where there is no such folder, no file in it, two files with one key, or a name that is
-    not Unicode.
+    Hidden files and folders are skipped, and so are pipes and devices, on which reading would block. Links are
+    followed, except in loops. Pictures of formats that cannot hold a mask are included, so that reading them reports
+    why. With an ending, such as "_leftImg8bit.png", only files with this ending are found, and their keys omit it.
+    Raises UserError if the folder is missing or has no such file, two files have the same key, or a name is not valid
+    UTF-8.
     """
     if not folder.exists():
         raise UserError(f"{folder}: no such folder or file")
@@ -98,9 +97,9 @@ def pair(photos: list[Item], masks: list[Item], instances: list[Item] | None = N
 
 
 def read_scenes(path: Path) -> dict[str, str]:
-    """Scene category of each photo by name, from lines "NAME CATEGORY" as in ADE20K's sceneCategories.txt.
+    """Read the scene category of each photo by name, from lines "NAME CATEGORY" as in ADE20K's sceneCategories.txt.
 
-    Raises UserError where the file is missing or a line is not of this form.
+    Raises UserError if the file is missing or a line is not of this form.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file (data.scene_file)")
@@ -117,9 +116,9 @@ def read_scenes(path: Path) -> dict[str, str]:
 
 
 def of_scenes(items: list[Item], scene_of: Mapping[str, str], wanted: Collection[str]) -> list[Item]:
-    """The files whose photo shows one of the wanted scenes; "field/wild" and "field_wild" are the same.
+    """Select the files of the wanted scene categories; "field/wild" and "field_wild" are the same.
 
-    A file is looked up by the last part of its key; one that is not listed shows no wanted scene.
+    A file is looked up by the last part of its key; files that are not listed are dropped.
     """
     plain = {scene.replace("/", "_") for scene in wanted}
     return [i for i in items if scene_of.get(i.key.rpartition("/")[2], "").replace("/", "_") in plain]
@@ -135,10 +134,10 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     except OSError as e:
         raise UserError(f"{folder}: cannot be read ({e.strerror})") from e
     for entry in visible:
-        # a link that leads to itself makes DirEntry.is_dir raise; os.path.isdir says no
+        # for a link to itself DirEntry.is_dir raises, and os.path.isdir returns False
         if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
             yield from _walk(folder / entry.name, above | {real})
-        elif os.path.isfile(entry) or not os.path.exists(entry):  # a broken link too: reading it tells
+        elif os.path.isfile(entry) or not os.path.exists(entry):  # broken links too: reading them reports the problem
             yield folder / entry.name
 
 
@@ -157,10 +156,10 @@ def _check_names(folder: Path, items: list[Item]) -> None:
             problems.append(f"{os.fsencode(item.relative)!r}: the name is not valid UTF-8")
         else:
             same_key[item.key].append(item.relative)
-    problems += [f"{', '.join(sorted(names))}: one name" for names in same_key.values() if len(names) > 1]
+    problems += [f"{', '.join(sorted(names))}: the same name" for names in same_key.values() if len(names) > 1]
     if problems:
         raise UserError(
             f"{folder}: names that are not unique or not readable",
             problems=problems,
-            hint="names without suffix must differ: rename or remove files",
+            hint="names must differ without their suffix: rename or remove files",
         )

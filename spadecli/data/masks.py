@@ -1,4 +1,4 @@
-"""Reading masks, photos and instance maps as people have them."""
+"""Reading masks, photos and instance maps in their common file formats."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_LISTED = 8
 MAX_MASK_VALUES = 64  # in a picture that is taken for a mask; a photograph in grey has more
 
-_SCALED_GREY = {"L;2": 85, "L;4": 17}  # Pillow widens grey samples of 2 and 4 bits to 0..255; a mask means the samples
+_SCALED_GREY = {"L;2": 85, "L;4": 17}  # Pillow scales grey samples of 2 and 4 bits to 0..255; a mask needs the samples
 
 
 def read_mask(path: Path, labels: LabelSpace, mask_format: MaskFormat = "auto") -> NDArray[np.uint8]:
-    """Label map of a mask file: uint8 [H,W] label codes (the file values, or their ranks in a 16-bit label space).
+    """Read the label map of a mask file: uint8 [H,W] label codes (file values, or their ranks in a 16-bit label space).
 
-    Index PNG (1 to 16 bits), palette PNG (its index, or its colours with mask_format "color"), RGB or opaque
-    RGBA by exact colour of the label space, ``.npy`` of integers. mask_format "index" also takes RGB with
+    Formats: index PNG (1 to 16 bits), palette PNG (its index, or its colours with mask_format "color"), RGB or opaque
+    RGBA with exact colours of the label space, ``.npy`` of integers. With mask_format "index" also RGB with three
     equal channels.
-    Raises UserError that names the file and every value or colour that the label space does not have.
+    Raises UserError, which names the file and every value or colour that is not in the label space.
     """
     pixels = read_pixels(path, mask_format)
     return _codes_of_colors(path, pixels, labels) if pixels.ndim == 3 else _codes_of_values(path, pixels, labels)
 
 
 def read_pixels(path: Path, mask_format: MaskFormat = "auto") -> NDArray[Any]:
-    """What a mask file holds, before any label space: integers [H,W], or uint8 [H,W,3] for a colour-coded mask.
+    """Read the raw pixels of a mask file: integers [H,W], or uint8 [H,W,3] for a colour-coded mask.
 
-    Raises UserError on files that cannot be masks (JPEG among them) and on damaged ones.
+    Raises UserError if the file is damaged or of a format that cannot hold a mask, such as JPEG.
     """
     suffix = path.suffix.lower()
     if suffix not in MASK_SUFFIXES:
@@ -54,10 +54,10 @@ def read_pixels(path: Path, mask_format: MaskFormat = "auto") -> NDArray[Any]:
 
 
 def read_instances(path: Path) -> NDArray[np.uint32]:
-    """Instance map: uint32 [H,W], any numbers that differ between objects.
+    """Read an instance map: uint32 [H,W], with a different number for each object.
 
-    PNG or TIFF with 8, 16 or 32 bits, palette PNG (its index), RGB as r + 256 g + 65536 b, ``.npy``.
-    Raises UserError on other files.
+    Formats: PNG or TIFF with 8, 16 or 32 bits, palette PNG (its index), RGB as r + 256 g + 65536 b, ``.npy``.
+    Raises UserError for other files.
     """
     if path.suffix.lower() not in INSTANCE_SUFFIXES:
         check_file(path)
@@ -74,10 +74,10 @@ def read_instances(path: Path) -> NDArray[np.uint32]:
 
 
 def read_photo(path: Path) -> NDArray[np.uint8]:
-    """Photograph: uint8 [H,W,3] RGB, turned upright by its EXIF orientation.
+    """Read a photograph: uint8 [H,W,3] RGB, rotated as its EXIF orientation says.
 
-    Grey, palette, CMYK and 16-bit pictures are converted; transparent ones are laid over white.
-    Raises UserError on damaged files and on what is no picture.
+    Grey, palette, CMYK and 16-bit pictures are converted; transparent ones are composited over white.
+    Raises UserError if the file is damaged or not a picture.
     """
     return read_image(path, lambda image: _photo_pixels(path, image))
 
@@ -89,23 +89,23 @@ def check_is_photo(path: Path) -> None:
 
 
 def resize_codes(codes: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Label codes uint8 [H,W] at ``size`` (height, width), Pillow's NEAREST."""
+    """Resize label codes uint8 [H,W] to ``size`` (height, width) with Pillow's NEAREST."""
     return np.asarray(Image.fromarray(codes).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def resize_instances(ids: NDArray[np.uint32], size: Size) -> NDArray[np.uint32]:
-    """Instance ids uint32 [H,W] at ``size`` (height, width), Pillow's NEAREST."""
+    """Resize instance ids uint32 [H,W] to ``size`` (height, width) with Pillow's NEAREST."""
     image = Image.fromarray(np.ascontiguousarray(ids).view(np.int32))
     return np.asarray(image.resize(size[::-1], Image.Resampling.NEAREST)).view(np.uint32)
 
 
 def resize_photo(photo: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Photo uint8 [H,W,3] at ``size`` (height, width), Pillow's BICUBIC with antialiasing."""
+    """Resize a photo uint8 [H,W,3] to ``size`` (height, width) with Pillow's BICUBIC, which is antialiased."""
     return np.asarray(Image.fromarray(photo).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def colorize(codes: NDArray[np.uint8], labels: LabelSpace) -> NDArray[np.uint8]:
-    """Label codes uint8 [H,W] in the label space's colours: uint8 [H,W,3]."""
+    """Colour label codes uint8 [H,W] with the colours of the label space: uint8 [H,W,3]."""
     return labels.code_colors[codes]
 
 
@@ -113,17 +113,17 @@ def _refuse_suffix(path: Path, allowed: tuple[str, ...]) -> None:
     if path.suffix.lower() in (".jpg", ".jpeg"):
         raise UserError(
             f"{path}: a JPEG cannot hold a mask: its compression is lossy and changes the values at every edge",
-            hint="export the mask as PNG from where it was made",
+            hint="export the mask as PNG from its source",
         )
     raise UserError(f"{path}: suffix {path.suffix!r} is not one of {', '.join(allowed)}")
 
 
 def _mask_pixels(path: Path, image: Image.Image, mask_format: MaskFormat) -> NDArray[Any]:
-    """Decode a lossless image: integers [H,W], or uint8 [H,W,3] where it is to be read by colour."""
+    """Decode a lossless image: integers [H,W], or uint8 [H,W,3] if it is to be read by colour."""
     if image.format == "JPEG":
         raise UserError(
-            f"{path}: a JPEG under another name; a JPEG cannot hold a mask, its compression is lossy",
-            hint="export the mask as PNG from where it was made",
+            f"{path}: a JPEG with another suffix; a JPEG cannot hold a mask: its compression is lossy",
+            hint="export the mask as PNG from its source",
         )
     raw_mode = _raw_mode(image)
     if raw_mode in ("LA;16B", "RGB;16B", "RGBA;16B"):
@@ -143,7 +143,7 @@ def _mask_pixels(path: Path, image: Image.Image, mask_format: MaskFormat) -> NDA
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the samples lie in the file, such as "L;4"; what Pillow makes of them is ``image.mode``."""
+    """Return the format of the samples in the file, such as "L;4"; ``image.mode`` is what Pillow decodes them to."""
     args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
     if isinstance(args, tuple) and args:
         args = args[0]
@@ -154,13 +154,13 @@ def _opaque_rgb(path: Path, image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("1", "L", "RGB"):
         return np.array(image.convert("RGB"))
     if image.mode not in ("P", "PA", "LA", "RGBA"):
-        raise UserError(f"{path}: image mode {image.mode} has no colours to read a mask by")
+        raise UserError(f"{path}: image mode {image.mode} has no colours to read a mask from")
     rgba = np.array(image.convert("RGBA"))
     clear = rgba[..., 3] != 255
     if clear.any():
         raise UserError(
             f"{path}: {_count(int(clear.sum()))} not opaque, first at {_position(clear)}",
-            hint="flatten the mask: blended colours are no class colours",
+            hint="flatten the mask: blended colours do not belong to any class",
         )
     return rgba[..., :3]
 
@@ -189,9 +189,9 @@ def _codes_of_values(path: Path, values: NDArray[Any], labels: LabelSpace) -> ND
 
 
 def _refuse_values(path: Path, values: NDArray[Any], bad: NDArray[np.bool_], labels: LabelSpace) -> None:
-    problems, hint = [], "relabel these pixels, or give the recipe whose label space the mask has"
+    problems, hint = [], "relabel these pixels, or give a recipe with the label space of the mask"
     found = most_frequent(values[bad])
-    found.sort(key=lambda row: row[0] != 255)  # stands for "unknown" so often that it must not be cut off
+    found.sort(key=lambda row: row[0] != 255)  # 255 so often means "unknown" that it must not be cut off
     for value, count in found[:MAX_LISTED]:
         line = f"value {value}: {_count(count)}, first at {_position(values == value)}"
         if value == 255 and labels.unknown is None:
@@ -218,7 +218,7 @@ def _codes_of_colors(path: Path, rgb: NDArray[np.uint8], labels: LabelSpace) -> 
         raise UserError(
             f"{path}: {len(found)} colour{'s' * (len(found) != 1)} not in the palette of label space {labels.name!r}",
             problems=[*problems, *_cut_off(found)],
-            hint="--mask-format index reads a grey RGB mask by value" if grey else "save it without smoothing at edges",
+            hint="--mask-format index reads a grey RGB mask by value" if grey else "save it without antialiasing",
         )
     codes: NDArray[np.uint8] = labels.channel_to_code[order][place]
     return codes
@@ -252,19 +252,19 @@ def _photo_pixels(path: Path, image: Image.Image) -> NDArray[np.uint8]:
 
 
 def most_frequent(values: NDArray[Any]) -> list[tuple[int, int]]:
-    """(value, count) of each value in an array, the most frequent first."""
+    """Return (value, count) of each value in an array, the most frequent first."""
     found, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return list(zip(found[order].tolist(), counts[order].tolist(), strict=True))
 
 
 def pack_colors(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Colours uint8 [...,3] as one number each: 65536 r + 256 g + b."""
+    """Pack each colour uint8 [...,3] into one number: 65536 r + 256 g + b."""
     return np.asarray(rgb.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32))
 
 
 def show_color(color: int) -> str:
-    """A packed colour as "(r, g, b)"."""
+    """Format a packed colour as "(r, g, b)"."""
     return f"({color >> 16}, {color >> 8 & 255}, {color & 255})"
 
 
@@ -282,7 +282,7 @@ def _count(n: int) -> str:
 
 
 def _ranges(values: tuple[int, ...]) -> str:
-    """Ascending numbers in short: (0, 1, 2, 5) -> "0-2, 5"."""
+    """Abbreviate ascending numbers: (0, 1, 2, 5) -> "0-2, 5"."""
     parts: list[list[int]] = []
     for v in values:
         if parts and v == parts[-1][1] + 1:

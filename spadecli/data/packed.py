@@ -1,4 +1,4 @@
-"""The packed data set: photos, label maps and instance maps of one size in one HDF5 file."""
+"""The packed data set: one HDF5 file of photos, label maps and instance maps, all of one size."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Packed:
     """A packed file, opened for reading.
 
     ``names``: keys of the samples (relative path without suffix), ascending. ``size``: (height, width).
-    ``sha256``: digest of names and pixels, the same for the same content however it was packed.
-    The file is opened by the process that first asks for a sample, so that an object may be sent to the
-    workers of a loader. Raises UserError where the file is missing, damaged or of another format.
+    ``sha256``: digest of names and pixels, independent of how they were packed.
+    Each process opens the file when it first reads a sample, so that the object can be sent to data loader workers.
+    Raises UserError if the file is missing, damaged or of another format.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -49,7 +49,7 @@ class Packed:
         return len(self.names)
 
     def get(self, i: int) -> Sample:
-        """Sample ``i``: label codes uint8 [H,W], instance ids uint32 [H,W] or None, photo uint8 [H,W,3]."""
+        """Read sample ``i``: label codes uint8 [H,W], instance ids uint32 [H,W] or None, photo uint8 [H,W,3]."""
         f = self._open()
         instances = f["instance"][i] if self.has_instances else None
         return f["label"][i], instances, f["photo"][i]
@@ -61,7 +61,7 @@ class Packed:
         self._file = None
 
     def _open(self) -> h5py.File:
-        # a handle that came through fork shares its file position with the parent: never used, only dropped
+        # a handle inherited by fork shares its file position with the parent: dropped without being used
         if self._file is None or self._pid != os.getpid():
             self._file, self._pid = h5.open_read(self.path, KIND), os.getpid()
         return self._file
@@ -71,7 +71,7 @@ class Packed:
 
 
 class PackedWriter:
-    """Takes samples one by one and keeps no more than one in memory; made by :func:`create_packed`."""
+    """Writes samples one by one, holding only one in memory; created by :func:`create_packed`."""
 
     def __init__(self, f: h5py.File, capacity: int, size: tuple[int, int], instances: bool) -> None:
         self._file = f
@@ -92,7 +92,7 @@ class PackedWriter:
                 self._digest.update(pixels.tobytes())
 
     def finish(self, report: Mapping[str, Any]) -> str:
-        """Write names, report and digest; drop the rows that were not filled. Returns the content's SHA-256."""
+        """Write names, report and digest, and drop unused rows. Returns the SHA-256 of the content."""
         for dataset in (self._label, self._instance, self._photo):
             if dataset is not None:
                 dataset.resize(len(self._names), axis=0)
@@ -106,9 +106,9 @@ class PackedWriter:
 def create_packed(
     path: Path, capacity: int, instances: bool, config: Mapping[str, Any], source_sha256: str
 ) -> Iterator[PackedWriter]:
-    """Write a packed file of at most ``capacity`` samples; it gets its name when the block succeeds.
+    """Write a packed file of at most ``capacity`` samples; it is renamed to ``path`` when the block succeeds.
 
-    config holds "labels" (a LabelSpace as JSON) and "size" [height, width]. Call ``finish`` in the block.
+    config: holds "labels" (a LabelSpace as JSON) and "size" [height, width]. Call ``finish`` in the block.
     """
     with h5.create(path, KIND, config, source_sha256) as f:
         yield PackedWriter(f, capacity, tuple(config["size"]), instances)

@@ -1,4 +1,4 @@
-"""Reading one pair of photo and mask, at the size they are packed at."""
+"""Reading one pair of photo and mask, resized for packing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DrawInstances = Callable[[str, NDArray[np.uint8]], NDArray[np.uint32]]
 
 @dataclass(frozen=True)
 class ReadPair:
-    """A pair as it is packed, the photo's size before, and the mask's pixels of each code before: int64 [256]."""
+    """A resized pair. photo_size: the photo's original size. counts: int64 [256], original mask pixels of each code."""
 
     sample: Sample
     photo_size: Size
@@ -36,9 +36,9 @@ def read_pair(
     mask_format: MaskFormat = "auto",
     draw_instances: DrawInstances | None = None,
 ) -> ReadPair | list[str]:
-    """Read, check and resize a pair to ``size`` (height, width); or one line for each thing wrong with it.
+    """Read, check and resize a pair to ``size`` (height, width); or return one line per problem.
 
-    draw_instances: makes the instance map of a pair that has no file of it.
+    draw_instances: draws the instance map of a pair without a file for it.
     """
     problems: list[str] = []
     codes = _attempt(problems, read_mask, pair.mask.path, labels, mask_format)
@@ -54,7 +54,7 @@ def read_pair(
         if not same_aspect(codes.shape[:2], pixels.shape[:2]):
             found = f"{pixels.shape[0]}x{pixels.shape[1]} (height x width)"
             expected = f"{codes.shape[0]}x{codes.shape[1]}"
-            problems.append(f"{other.path}: {found} has another aspect than its mask {pair.mask.path}, {expected}")
+            problems.append(f"{other.path}: {found} differs in aspect from its mask {pair.mask.path}, {expected}")
     if problems or codes is None or photo is None:
         return problems
     return ReadPair(
@@ -69,7 +69,7 @@ def read_pair(
 
 
 def same_aspect(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether one size (height, width) is a scaled copy of the other, give or take a pixel of rounding."""
+    """Whether two sizes (height, width) have the same aspect ratio, up to a pixel of rounding."""
     return abs(a[0] * b[1] - a[1] * b[0]) <= max(*a, *b)
 
 

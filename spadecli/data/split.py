@@ -1,4 +1,4 @@
-"""Which pairs are trained on, which are looked at meanwhile, and which wait for the final score."""
+"""The split of packed pairs into training, validation and held-out pairs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the packed file, ascending. A pair is in one of the three.
+    """Indices into the packed file, ascending; each pair is in exactly one of the three.
 
-    training: gradients come from these. validation: looked at while training, and therefore tuned by.
-    held_out: looked at by nothing before the final score. problems: names that the recipe gets wrong.
+    training: pairs that gradients are computed on. validation: pairs measured during training, by which settings may
+    be tuned. held_out: pairs kept for the final score. problems: what is wrong with the recipe's settings.
     """
 
     training: list[int]
@@ -25,10 +25,10 @@ class Split:
 
 
 def split_pairs(names: Sequence[str], recipe: Recipe) -> Split:
-    """Split packed pairs as the recipe says; a function of the names alone.
+    """Split packed pairs as the recipe says; the result depends on their names alone.
 
-    Validation pairs are those of ``validation.names``, else ``validation.pairs`` of the pairs that are not held
-    out, spread evenly over them in the packed order.
+    Validation pairs are those of ``validation.names``, or ``validation.pairs`` of the pairs that are not held out,
+    spread evenly over them in packed order.
     """
     validation, held = recipe.validation, set(recipe.data.holdout)
     problems = _not_packed("data.holdout", held, names)
@@ -38,16 +38,16 @@ def split_pairs(names: Sequence[str], recipe: Recipe) -> Split:
         wanted = set(validation.names)
         problems += _not_packed("validation.names", wanted, names)
         if both := sorted(wanted & held):
-            problems.append(f"validation.names that data.holdout keeps for the final score: {_listed(both)}")
+            problems.append(f"validation.names that are also in data.holdout: {_listed(both)}")
         taken = {i for i in left if names[i] in wanted}
     elif validation.every and 2 * validation.pairs > len(left):
-        most = f"at most half of the {len(left)} pairs that are not held out can be taken"
+        most = f"at most half of the {len(left)} pairs that are not held out can be used"
         problems.append(f"validation.pairs = {validation.pairs}: {most}")
     elif validation.every:
         taken = {left[(2 * k + 1) * len(left) // (2 * validation.pairs)] for k in range(validation.pairs)}
     training = [i for i in left if i not in taken]
     if not training:
-        problems.append("nothing is left to train on")
+        problems.append("no pair is left for training")
     held_out = [i for i, name in enumerate(names) if name in held]
     return Split(training, sorted(taken), held_out, tuple(problems))
 

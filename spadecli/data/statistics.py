@@ -12,7 +12,7 @@ from ..core.labelspace import LabelSpace
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Pixels of a class in all masks together, and the number of masks that have any."""
+    """Number of pixels of a class in all masks, and number of masks with any."""
 
     name: str
     pixels: int
@@ -20,12 +20,12 @@ class ClassCount:
 
 
 def code_counts(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Pixels of each label code: int64 [256]."""
+    """Count the pixels of each label code: int64 [256]."""
     return np.bincount(codes.ravel(), minlength=256)
 
 
 class ClassCounter:
-    """Adds up :func:`code_counts` of masks, one by one."""
+    """Accumulates the :func:`code_counts` of masks."""
 
     def __init__(self, labels: LabelSpace) -> None:
         self._labels = labels
@@ -33,7 +33,7 @@ class ClassCounter:
         self._images = np.zeros(labels.num_classes, np.int64)
 
     def add(self, counts: NDArray[np.int64]) -> None:
-        """Count one mask's pixels of each label code: int64 [256]."""
+        """Add one mask, given its pixels of each label code: int64 [256]."""
         channels = self._labels.code_to_channel
         known = channels >= 0
         pixels = np.bincount(channels[known], weights=counts[known], minlength=len(self._pixels)).astype(np.int64)
@@ -41,6 +41,6 @@ class ClassCounter:
         self._images += pixels > 0
 
     def result(self) -> tuple[ClassCount, ...]:
-        """One row per class, in the order of the label space."""
+        """Return one row per class, in the order of the label space."""
         rows = zip(self._labels.classes, self._pixels, self._images, strict=True)
         return tuple(ClassCount(c.name, int(pixels), int(images)) for c, pixels, images in rows)

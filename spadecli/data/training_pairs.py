@@ -1,4 +1,4 @@
-"""The packed pairs of a recipe: opened, checked against it, and divided into what is trained on and what is not."""
+"""The packed pairs of a recipe: opened, checked against it, and split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .split import split_pairs
 
 
 def _expected_files(recipe: Recipe) -> list[str]:
-    """What the packed file is made from, as the recipe names it."""
+    """Describe the files that the packed file is made from, as the recipe names them."""
     data = recipe.data
 
     def files(what: str, folder: str, suffix: str) -> str:
@@ -30,7 +30,7 @@ def _expected_files(recipe: Recipe) -> list[str]:
 
 
 def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
-    """The packed data and the indices to train on; raises UserError with all that is wrong with them."""
+    """Open the packed data and return it with the indices to train on. Raises UserError, which lists all problems."""
     recipe = resolved.recipe
     data, path = recipe.data, Path(recipe.data.packed)
     if not path.is_file():
@@ -51,7 +51,7 @@ def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
     if tuple(packed.size) != tuple(data.load_size):
         problems.append(f"packed at {list(packed.size)}, data.load_size is {list(data.load_size)}")
     if recipe.labels.instances and not packed.has_instances:
-        problems.append("packed without instance maps, which labels.instances asks for")
+        problems.append("packed without instance maps, which labels.instances needs")
     split = split_pairs(packed.names, recipe)
     problems += split.problems
     if problems:
@@ -61,10 +61,10 @@ def open_data(resolved: Resolved) -> tuple[TrainingSet, list[int]]:
 
 
 def unseen_classes(dataset: TrainingSet, indices: Sequence[int]) -> list[str]:
-    """Names of the classes without a pixel in the pairs ``indices``.
+    """Return the names of the classes without a pixel in the pairs ``indices``.
 
-    The packed file's report counts the images of each class in all pairs; those that are kept from training are
-    looked through only if they could hold all images of a class.
+    The packed file's report counts the images of each class in all pairs; the other pairs are read only if they could
+    hold all images of a class.
     """
     rows = dataset.packed.report.get("classes", ())
     kept = sorted(set(range(len(dataset.packed.names))) - set(indices))

@@ -1,7 +1,7 @@
 """Discriminators by name, each with its own losses; "patch" is the paper's (appendix A, figure 13).
 
-Another one is a module with the methods of :class:`Discriminator`, in a file of its own, an entry in
-:data:`DISCRIMINATORS`, and its name in ``discriminator.kind`` of the recipe (core/recipe.py).
+To add one: write a module with the methods of :class:`Discriminator` in a file of its own, enter it in
+:data:`DISCRIMINATORS`, and add its name to ``discriminator.kind`` of the recipe (core/recipe.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEAK = 0.2
 
 
 class PatchDiscriminator(nn.Module):
-    """Five 4x4 convolutions; the three in the middle are spectrally and instance normalized."""
+    """Five 4x4 convolutions; the middle three have spectral and instance norm."""
 
     def __init__(self, in_channels: int, ndf: int) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, planes: Tensor, images: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Map [N,P,H,W] and batches of images [N,3,H,W] of it -> for each batch the four inner feature maps,
-        then the patch scores [N,1,h,w].
+        """Planes [N,P,H,W] of the semantic map and batches of images [N,3,H,W] -> for each batch the four inner
+        feature maps, then the patch scores [N,1,h,w].
 
-        A layer's weight is made once for all batches; the map's part of the first layer is computed once too.
+        Each layer's weight is normalized once for all batches, and the first layer is applied to the planes only once.
         """
         first, *rest = cast(list[nn.Conv2d], list(self.layers))
         map_weight, image_weight = torch.split(first.weight, [planes.shape[1], 3], 1)
@@ -61,16 +61,16 @@ class PatchDiscriminator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Patch discriminators on the image and on average-pooled copies of it, each seeing map and image."""
+    """Multi-scale PatchGAN: one patch discriminator per scale, on the semantic map and the average-pooled image."""
 
     def __init__(self, semantic_channels: int, ndf: int = 64, num_scales: int = 2) -> None:
         super().__init__()
         self.scales = nn.ModuleList(PatchDiscriminator(semantic_channels + 3, ndf) for _ in range(num_scales))
 
     def forward(self, semantic: SemanticMap, fake: Tensor, real: Tensor) -> tuple[Maps, Maps]:
-        """Images [N,3,H,W] of N maps -> per scale the feature maps of the fakes and of the real ones.
+        """Fakes and photos [N,3,H,W] of N semantic maps -> per scale the feature maps of the fakes and of the photos.
 
-        Every norm in here is of one image, so that nothing depends on what shares a batch.
+        All norms are per image, so that no result depends on the rest of the batch.
         """
         planes = semantic.planes(semantic.size, fake.dtype)
         images = [fake, real.to(fake.dtype)]
@@ -84,11 +84,11 @@ class Discriminator(nn.Module):
         return fakes, reals
 
     def generator_loss(self, fakes: Maps) -> Tensor:
-        """The hinge loss of the generator."""
+        """Return the hinge loss of the generator."""
         return losses.hinge_generator(fakes)
 
     def discriminator_losses(self, fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
-        """The hinge loss of the discriminator, for fakes and for photographs."""
+        """Return the hinge losses of the discriminator on fakes and on photographs."""
         return losses.hinge_discriminator(fakes, reals)
 
 
@@ -100,7 +100,7 @@ DISCRIMINATORS: dict[str, Callable[[int, DiscriminatorSection], Discriminator]] 
 
 
 def build_discriminator(semantic_channels: int, section: DiscriminatorSection) -> Discriminator:
-    """The discriminator that a recipe names."""
+    """Build the discriminator that a recipe names."""
     return DISCRIMINATORS[section.kind](semantic_channels, section)
 
 

@@ -1,4 +1,4 @@
-"""The image encoder: a photo's style as mean and log variance of z (section 3.4, figure 14)."""
+"""The image encoder: the style of a photo as the posterior of z, its mean and log variance (section 3.4, figure 14)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..core.architecture import Architecture
 from .layers import conv, instance_norm
 
 INPUT_SIZE = (256, 256)
-COLOUR_SPREAD = 0.25  # deviation of a square's colour over photographs; the normed features beside it spread about 1
+COLOUR_SPREAD = 0.25  # standard deviation of a square's colour over photographs; that of the normed features is about 1
 
 
 class ImageEncoder(nn.Module):
     """Six 3x3 stride-2 convolutions with instance norm, then two linear heads.
 
-    Photos of another size are resized bilinearly to 256x256 first.
+    Photos of another size are first resized to 256x256, bilinearly.
 
-    The first convolution has no bias and is normed over the image, so that a photo's overall colour, light and
-    contrast cancel, but for the padded borders, before any later weight sees them. With ``arch.encoder_grid`` the
-    heads are also given the photo averaged over a grid of squares, which keeps them.
+    The first convolution has no bias and is followed by an instance norm, so that a photo's overall colour, lighting
+    and contrast cancel (except at the padded borders) before the next layer. With ``arch.encoder_grid`` the heads also
+    see the photo averaged over a grid of squares, which preserves them.
     """
 
     def __init__(self, arch: Architecture, spectral: bool | None = None) -> None:
@@ -36,7 +36,7 @@ class ImageEncoder(nn.Module):
         )
         self.grid = arch.encoder_grid
         features, colours = widths[-1] * (INPUT_SIZE[0] >> 6) * (INPUT_SIZE[1] >> 6), 3 * self.grid**2
-        # few beside many: they weigh as much together, or a thousand steps would hardly move the heads by them
+        # the few colours together weigh as much as the many features; otherwise the heads would learn them too slowly
         self.gain = (features / max(1, colours)) ** 0.5 / COLOUR_SPREAD
         self.fc_mu = nn.Linear(features + colours, arch.z_dim)
         self.fc_logvar = nn.Linear(features + colours, arch.z_dim)
@@ -57,8 +57,10 @@ class ImageEncoder(nn.Module):
 
 
 def add_grid(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
-    """Tensors of an encoder without grid as tensors of one with it; the new inputs' weights are 0, so that the
-    function stays the same until it is trained."""
+    """Convert the tensors of an encoder without a grid to those of one with it.
+
+    The weights of the new inputs are 0, so that the function is the same until it is trained.
+    """
     added = dict(state)
     for name in ("fc_mu.weight", "fc_logvar.weight"):
         added[name] = F.pad(state[name], (0, 3 * grid**2))
@@ -66,5 +68,5 @@ def add_grid(state: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
-    """z = mu + exp(logvar / 2) · eps, all [N,Z]."""
+    """Sample z = mu + exp(logvar / 2) · eps, all [N,Z]."""
     return torch.addcmul(mu, torch.exp(0.5 * logvar), eps)

@@ -19,7 +19,7 @@ LEAK = 0.2
 
 
 class SPADEBlock(nn.Module):
-    """Residual block whose norms are modulated by the map (figure 4, left)."""
+    """Residual block with norms modulated by the semantic map (figure 4, left)."""
 
     def __init__(self, fin: int, fout: int, arch: Architecture, semantic_channels: int, spectral: bool) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class SPADEBlock(nn.Module):
         self.conv_s = conv(fin, fout, 1, bias=False, spectral=spectral) if fin != fout else None
 
     def forward(self, x: Tensor, semantic: SemanticMap) -> Tensor:
-        """[M·S,fin,h,w] -> [M·S,fout,h,w]."""
+        """Feature map [M·S,fin,h,w] of S samples of M semantic maps -> [M·S,fout,h,w]."""
         shortcut = x
         if self.norm_s is not None and self.conv_s is not None:
             shortcut = self.conv_s(self.norm_s(x, semantic))
@@ -47,10 +47,10 @@ class SPADEBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Semantic map and latent to images.
+    """The generator: semantic maps and latents z to images.
 
-    ``spectral``: build trainable, spectrally normalized convolutions (default: as the architecture says);
-    False builds the plain form that weights files are loaded into.
+    spectral: build spectrally normalized convolutions, for training (default: as the architecture says); False builds
+        plain ones, for the effective weights of weights files.
     """
 
     def __init__(self, arch: Architecture, semantic_channels: int, spectral: bool | None = None) -> None:
@@ -63,7 +63,7 @@ class Generator(nn.Module):
             self.fc: nn.Module = nn.Linear(arch.z_dim, widest * height * width)
         else:
             self.fc = nn.Conv2d(semantic_channels, widest, 3, padding=1)
-        # the map joins the input where the norms do not carry it; fc of latent "map" is the map already
+        # concatenate the map where the norms do not carry it; with latent "map" the input is computed from it already
         self.concat_input = arch.conditioning == "concat" and arch.uses_z
         first = widest + (semantic_channels if self.concat_input else 0)
         widths, self.upsample_before = arch.widths, arch.upsample_before
@@ -74,13 +74,13 @@ class Generator(nn.Module):
         self.conv_img = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, semantic: SemanticMap, z: Tensor | None = None) -> Tensor:
-        """M maps [.., H, W] and z [M·S,Z] (unused where the latent is "map") -> images [M·S,3,H,W] in [-1,1]."""
+        """M semantic maps of HxW and z [M·S,Z] (None if the latent is "map") -> images [M·S,3,H,W] in [-1,1]."""
         return self.from_start(self.start(semantic, z), semantic)
 
     def from_start(self, x: Tensor, semantic: SemanticMap, tile: Tile | None = None) -> Tensor:
-        """The blocks alone, on the first feature map [M·S,16·ngf (+ map channels),h,w] of the whole map.
+        """Apply the blocks to the first feature map [M·S,16·ngf (+ map channels),h,w] -> images [M·S,3,H,W].
 
-        tile: the part of the images to make (in evaluation), [M·S,3,height,width] of it; None for all.
+        tile: the part of the images to compute, in evaluation mode; None for all of them.
         """
         for i, (block, upsample) in enumerate(zip(self.blocks, self.upsample_before, strict=True)):
             x = x if tile is None else tile.enter(i, x)
@@ -91,7 +91,7 @@ class Generator(nn.Module):
         return images if tile is None else tile.leave(images)
 
     def start(self, semantic: SemanticMap, z: Tensor | None) -> Tensor:
-        """The first feature map [M·S, 16·ngf (+ map channels), h, w]."""
+        """Compute the first feature map [M·S, 16·ngf (+ map channels), h, w]."""
         grid = self.arch.grid_for(semantic.size)
         dtype = self.conv_img.weight.dtype
         if z is None:
@@ -108,10 +108,10 @@ class Generator(nn.Module):
 
 @torch.no_grad()
 def resize_start(state: Mapping[str, Tensor], old: Architecture, new: Architecture) -> dict[str, Tensor]:
-    """Generator tensors of training size ``old`` as tensors of training size ``new``.
+    """Convert generator tensors from the training size of ``old`` to that of ``new``.
 
-    The linear layer's grid is resized bilinearly; being linear, that folds into its weights, so the function
-    at the new size stays what :meth:`Generator.start` computes for a size other than the training size.
+    The start grid is resized bilinearly. That is linear, so it is folded into the weights of the linear layer, and the
+    function at the new size is what :meth:`Generator.start` computes for a size other than the training size.
     """
     resized = dict(state)
     if old.uses_z and old.start_grid != new.start_grid:

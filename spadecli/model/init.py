@@ -13,7 +13,7 @@ GAIN = 0.02
 
 @torch.no_grad()
 def initialize(network: nn.Module, seed: int) -> None:
-    """Xavier-normal weights with gain 0.02 and zero biases, drawn from ``seed`` alone."""
+    """Set Xavier-normal weights with gain 0.02 and zero biases, determined by ``seed`` alone."""
     generator = torch.Generator().manual_seed(seed)
     halves = {id(m.gamma_beta) for m in network.modules() if isinstance(m, SPADE)}
     for module in network.modules():
@@ -28,4 +28,4 @@ def initialize(network: nn.Module, seed: int) -> None:
             module.weight_u.copy_(
                 nn.functional.normalize(torch.randn(len(module.weight_u), generator=generator), dim=0)
             )
-            module.power_iteration(15)  # so that the first steps divide by a true sigma, as torch's own does
+            module.power_iteration(15)  # so that the first steps divide by an accurate sigma, as in torch

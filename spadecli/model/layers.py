@@ -1,4 +1,4 @@
-"""The layers under SPADE's: spectral norm of weights, and parameter-free norms of features."""
+"""Basic layers: convolutions with spectral norm, and parameter-free feature norms."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class SpectralConv2d(nn.Conv2d):
     """A convolution whose weight is divided by its largest singular value (Miyato et al., ICLR 2018).
 
     Training takes one step of power iteration per forward pass; evaluation divides by u^T W v with the
-    stored u and v, and so does training while ``iterates`` is off: the parts of a batch share one weight.
-    Always in the weight's own precision: half-precision power iteration drifts.
+    stored u and v. So does training while ``iterates`` is False: the micro-batches of a step share one weight.
+    Computed in the weight's own precision, even under autocast: half-precision power iteration drifts.
     """
 
     iterates = True
@@ -38,7 +38,7 @@ class SpectralConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def power_iteration(self, steps: int = 1) -> Tensor:
-        """Move u and v towards the first singular vectors; returns the singular value u^T W v."""
+        """Move u and v towards the first singular vectors; return the singular value u^T W v."""
         rows = _rows_as_stored(self.weight)
         for _ in range(steps):
             v = F.normalize(rows.mT @ self.weight_u, dim=0)
@@ -48,7 +48,7 @@ class SpectralConv2d(nn.Conv2d):
         return self.weight_u @ image
 
     def effective_weight(self) -> Tensor:
-        """The weight that convolves: weight / sigma."""
+        """Return the weight used in the convolution: weight / sigma."""
         with torch.autocast(self.weight.device.type, enabled=False):
             if self.training and self.iterates:
                 sigma = self.power_iteration()
@@ -65,11 +65,11 @@ class SpectralConv2d(nn.Conv2d):
 
 
 class _DivideBySigma(torch.autograd.Function):
-    """weight / sigma with sigma = u^T W v, u and v constants. By hand, as it runs over every weight in each step."""
+    """weight / sigma with sigma = u^T W v, u and v constant. Hand-written, as it runs on every weight in each step."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
-        # clones: a later forward pass moves the buffers before this one's backward has run
+        # clones: another forward pass may update the buffers before this one's backward pass
         ctx.save_for_backward(weight, u.clone(), v.clone(), sigma)
         return weight / sigma
 
@@ -92,20 +92,20 @@ def _format(weight: Tensor) -> torch.memory_format:
 
 
 def _rows_as_stored(weight: Tensor) -> Tensor:
-    """[O,I,k,k] as a matrix of O rows, whose columns lie as they do in memory: a copy of every weight costs more
-    than the power iteration."""
+    """View [O,I,k,k] as a matrix of O rows with columns in memory order: copying every weight would cost more than the
+    power iteration itself."""
     return weight.permute(0, 2, 3, 1).flatten(1) if _format(weight) == torch.channels_last else weight.flatten(1)
 
 
 def _as_stored(v: Tensor, weight: Tensor) -> Tensor:
-    """v [I·k·k] in the order of the columns of :func:`_rows_as_stored`."""
+    """Reorder v [I·k·k] like the columns of :func:`_rows_as_stored`."""
     if _format(weight) != torch.channels_last:
         return v
     return v.view(weight.shape[1:]).permute(1, 2, 0).flatten()
 
 
 def _shaped(rows: Tensor, weight: Tensor) -> Tensor:
-    """The inverse of :func:`_rows_as_stored`, for rows or a single one."""
+    """Invert :func:`_rows_as_stored`, for all rows or a single one."""
     fin, height, width = weight.shape[1:]
     if _format(weight) != torch.channels_last:
         return rows.view(-1, fin, height, width)
@@ -113,7 +113,7 @@ def _shaped(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def convolve_all(layer: nn.Conv2d, xs: Sequence[Tensor]) -> list[Tensor]:
-    """The layer on each of xs with one and the same weight: spectral norm takes one step, not one for each."""
+    """Apply the layer to each of xs with the same weight, so that spectral norm takes one power iteration in all."""
     weight = layer.effective_weight() if isinstance(layer, SpectralConv2d) else layer.weight
     return [layer._conv_forward(x, weight, layer.bias) for x in xs]
 
@@ -128,28 +128,28 @@ def conv(
     padding: int = 0,
     bias: bool = True,
 ) -> nn.Conv2d:
-    """A convolution, spectrally normalized or plain."""
+    """Build a convolution, spectrally normalized or plain."""
     if spectral:
         return SpectralConv2d(in_channels, out_channels, kernel, stride, padding, bias)
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=bias)
 
 
 def feature_norm(kind: Norm, channels: int, affine: bool = False) -> nn.Module:
-    """Batch or instance norm, without parameters unless ``affine``."""
+    """Build a batch or instance norm, without parameters unless ``affine``."""
     if kind == "batch":
         return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM, affine=affine)
     return InstanceNorm2d(channels, eps=EPS, affine=affine)
 
 
 def instance_norm(x: Tensor) -> Tensor:
-    """Instance norm without parameters, [N,C,H,W] -> the same shape."""
+    """Apply instance norm without parameters, [N,C,H,W] -> the same shape."""
     return with_plain_gradient(F.instance_norm(x, eps=EPS))
 
 
 def with_plain_gradient(normed: Tensor) -> Tensor:
-    """The output of an instance norm, its gradient made contiguous where there is a single image.
+    """Return the output of an instance norm, with its gradient made contiguous if the batch is a single image.
 
-    There torch's own backward pass mistakes the layout of a channels-last gradient, and returns another one.
+    For a single image torch's backward pass misreads the layout of a channels-last gradient and returns a wrong one.
     """
     if normed.requires_grad and normed.shape[0] == 1:
         normed.register_hook(lambda gradient: gradient.contiguous())  # type: ignore[no-untyped-call]
@@ -157,7 +157,7 @@ def with_plain_gradient(normed: Tensor) -> Tensor:
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
-    """torch's, with the right gradient for a single image too."""
+    """torch's instance norm, with the correct gradient for a single image too."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[N,C,H,W] -> the same shape."""

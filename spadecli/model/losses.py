@@ -1,8 +1,8 @@
-"""What a training step optimises (section 3.3, appendix A): every loss term, and the table of them.
+"""The losses of a training step (section 3.3, appendix A): every term, and the table of the generator's.
 
-A new term of the generator's loss is a function here, an entry in :data:`GENERATOR_TERMS`, and a weight in the recipe's
-``[loss]`` section (core/recipe.py). Logs, sheets and the progress bar take the names from the table. The adversarial
-terms are the discriminator's own (discriminator.py); the perceptual network has its own file.
+To add a term to the generator's loss: write a function here, enter it in :data:`GENERATOR_TERMS`, and add its weight to
+the recipe's ``[loss]`` section (core/recipe.py). Logs take the names from the table. The adversarial terms belong to
+the discriminator (discriminator.py); the perceptual network is in perceptual.py.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from ..compute.autograd import first_order_only
 from ..core.recipe import LossSection
 
 COLOR_GRID = 16
-Maps = list[list[Tensor]]  # per scale: the inner feature maps, then the scores
+Maps = list[list[Tensor]]  # per scale of the discriminator: the inner feature maps, then the patch scores
 
 
 class Adversary(Protocol):
-    """A discriminator's own losses, of the maps that it made (see discriminator.py)."""
+    """The losses of a discriminator, computed from its feature maps (see discriminator.py)."""
 
     def generator_loss(self, fakes: Maps) -> Tensor:
-        """What the generator minimises."""
+        """Return the adversarial loss of the generator."""
         ...
 
     def discriminator_losses(self, fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
-        """What the discriminator minimises: a term for the fakes and one for the photographs."""
+        """Return the two terms of the discriminator's loss: for the fakes and for the photographs."""
         ...
 
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What the losses look at after one forward pass of all networks.
+    """The results of one forward pass of all networks, from which the losses are computed.
 
-    fake, photo: [N,3,H,W] in [-1,1]. fakes, reals: the discriminator's maps of either. adversary: the discriminator.
-    mu, logvar: of the encoder, [N,Z], None without one. perceptual: distance of two batches of images, None if there
-    is no such network.
+    fake, photo: [N,3,H,W] in [-1,1]. fakes, reals: the discriminator's feature maps of each.
+    adversary: the discriminator. mu, logvar: the encoder's posterior, [N,Z]; None without an encoder.
+    perceptual: the perceptual loss; None without such a network.
     """
 
     fake: Tensor
@@ -57,8 +57,8 @@ class ForwardPass:
 class Term:
     """One term of the generator's loss.
 
-    weight: what it counts, by the recipe. value: a scalar, or None for networks that have no such term.
-    always: computed and logged at weight 0 too.
+    weight: its weight in a recipe. value: computes the scalar, or None if the networks have no such term.
+    always: compute and log it even at weight 0.
     """
 
     weight: Callable[[LossSection], float]
@@ -84,7 +84,7 @@ DISCRIMINATOR_TERMS = ("d_fake", "d_real")
 
 
 def generator_losses(done: ForwardPass, weights: LossSection) -> tuple[Tensor, dict[str, Tensor]]:
-    """The generator's and encoder's loss, and its terms before they are weighted; 0 for those that are off."""
+    """Return the loss of generator and encoder, and its terms before weighting (0 for terms that are off)."""
     total, terms = at_least_fp32(done.fake).new_zeros(()), {}
     for name, term in GENERATOR_TERMS.items():
         weight = term.weight(weights)
@@ -96,26 +96,29 @@ def generator_losses(done: ForwardPass, weights: LossSection) -> tuple[Tensor, d
 
 
 def discriminator_losses(done: ForwardPass) -> tuple[Tensor, dict[str, Tensor]]:
-    """The discriminator's loss, and its terms."""
+    """Return the discriminator's loss and its terms."""
     values = done.adversary.discriminator_losses(done.fakes, done.reals)
     terms = dict(zip(DISCRIMINATOR_TERMS, values, strict=True))
     return torch.stack(values).sum(), {name: value.detach() for name, value in terms.items()}
 
 
 def hinge_discriminator(fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
-    """mean(max(0, 1 + D(fake))) and mean(max(0, 1 - D(real))), each averaged over the scales."""
+    """Return mean(max(0, 1 + D(fake))) and mean(max(0, 1 - D(real))), each averaged over the scales."""
     fake = torch.stack([F.relu(1 + at_least_fp32(maps[-1])).mean() for maps in fakes]).mean()
     real = torch.stack([F.relu(1 - at_least_fp32(maps[-1])).mean() for maps in reals]).mean()
     return fake, real
 
 
 def hinge_generator(fakes: Maps) -> Tensor:
-    """-mean(D(fake)), averaged over the scales."""
+    """Return -mean(D(fake)), averaged over the scales."""
     return -torch.stack([at_least_fp32(maps[-1]).mean() for maps in fakes]).mean()
 
 
 def feature_matching(fakes: Maps, reals: Maps) -> Tensor:
-    """L1 between the inner maps of fake and real, summed over maps, averaged over scales (pix2pixHD's loss)."""
+    """Return L1 between the inner feature maps of fakes and photos, summed over layers and averaged over scales.
+
+    This is the feature matching loss of pix2pixHD (Wang et al., CVPR 2018).
+    """
     terms = [
         l1(f, r.detach())
         for fake, real in zip(fakes, reals, strict=True)
@@ -125,22 +128,22 @@ def feature_matching(fakes: Maps, reals: Maps) -> Tensor:
 
 
 def color(fake: Tensor, photo: Tensor) -> Tensor:
-    """L1 between the colours of two images [N,3,H,W], each averaged over a grid of 16 x 16 squares. Not in the paper.
+    """Return L1 between two images [N,3,H,W] averaged over a grid of 16 x 16 squares. Not in the paper.
 
-    Adversarial and perceptual losses look at texture, and are almost content with a wall of the wrong colour: the
-    encoder then has little reason to tell the generator a photo's colours. This gives it one.
+    Adversarial and perceptual losses judge texture and hardly penalise a wall of the wrong colour, so the encoder has
+    little reason to pass a photo's colours on to the generator. This term gives it one.
     """
     return l1(*(F.adaptive_avg_pool2d(at_least_fp32(x), COLOR_GRID) for x in (fake, photo)))
 
 
 def l1(x: Tensor, target: Tensor) -> Tensor:
-    """mean |x - target| in float32, with a gradient for x alone."""
+    """Return mean |x - target|, summed in float32 or wider, with a gradient for x alone."""
     distance: Tensor = _L1.apply(x, target)  # type: ignore[no-untyped-call]
     return distance
 
 
 class _L1(torch.autograd.Function):
-    """As F.l1_loss, but half-precision feature maps are never copied to float32."""
+    """Like F.l1_loss, but without copying half-precision feature maps to float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, target: Tensor) -> Tensor:
@@ -156,11 +159,11 @@ class _L1(torch.autograd.Function):
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mu, exp(logvar)) || N(0, I)): summed over dimensions, mean over the samples [N,Z]."""
+    """Return KL(N(mu, exp(logvar)) || N(0, I)) of [N,Z], summed over dimensions and averaged over samples."""
     mu, logvar = at_least_fp32(mu), at_least_fp32(logvar)
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1).mean()
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """x in float32, or in float64 where it is."""
+    """Return x in float32, or unchanged if it is float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -19,9 +19,9 @@ URLS = {
     "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
     "squeezenet": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
-# VGG19: the paper's. SqueezeNet's activations are up to 40 times VGG19's, so each tap is divided by its mean
-# activation on photographs (computed on 16 facades at 256x256), and the taps count alike, with VGG19's sum: the
-# shallow taps tell colours best, and 1/32 would all but silence them. A choice of ours, not measured on its own.
+# VGG19: the paper's weights. SqueezeNet's activations are much larger, so each tap is divided by its mean activation on
+# photographs (16 facades at 256x256), and all taps have the same weight: the shallow ones carry colour best, and a
+# weight of 1/32 would all but silence them. This is a choice of this project, not measured on its own.
 TAP_WEIGHTS = {
     "vgg19": (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0),
     "squeezenet": tuple(0.4 / mean for mean in (12.8, 23.5, 17.3, 9.6, 1.48)),
@@ -29,7 +29,7 @@ TAP_WEIGHTS = {
 
 
 class Fire(nn.Module):
-    """SqueezeNet's squeeze and expand (Iandola et al., 2016)."""
+    """SqueezeNet's fire module: squeeze, then expand (Iandola et al., 2016)."""
 
     def __init__(self, fin: int, squeeze: int, expand: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Fire(nn.Module):
 
 
 def vgg19_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
-    """Layers up to relu5_1, and the five taps relu1_1 .. relu5_1."""
+    """Build the layers up to relu5_1; also return the indices of the five taps relu1_1 .. relu5_1."""
     layers: list[nn.Module] = []
     taps, fin = [], 3
     for width, depth in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1)):
@@ -59,7 +59,7 @@ def vgg19_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
 
 
 def squeezenet_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
-    """Layers of SqueezeNet 1.1, and five taps: the first ReLU and the last Fire of each width."""
+    """Build SqueezeNet 1.1; also return the indices of five taps: the first ReLU and the last Fire of each width."""
     pool = nn.MaxPool2d(3, 2, ceil_mode=True)
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool, Fire(64, 16, 64), Fire(128, 16, 64), pool]
     layers += [Fire(128, 32, 128), Fire(256, 32, 128), pool, Fire(256, 48, 192), Fire(384, 48, 192)]
@@ -68,10 +68,10 @@ def squeezenet_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
 
 
 class PerceptualLoss(nn.Module):
-    """L1 over five feature maps, weighted by TAP_WEIGHTS.
+    """Perceptual loss: L1 between five feature maps, weighted by TAP_WEIGHTS.
 
-    VGG19 takes images in [-1,1] as they are, as the paper's code does; SqueezeNet takes them with the
-    ImageNet mean and deviation it was trained with.
+    VGG19 takes images in [-1,1] as they are, as in the paper's code; for SqueezeNet they are normalized with the
+    ImageNet mean and standard deviation that it was trained with.
     """
 
     mean: Tensor
@@ -91,7 +91,7 @@ class PerceptualLoss(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, fake: Tensor, real: Tensor) -> Tensor:
-        """Images [N,3,H,W] in [-1,1] -> scalar; no gradient for ``real``."""
+        """Images [N,3,H,W] in [-1,1] -> scalar loss; no gradient for ``real``."""
         with torch.no_grad():
             targets = self.maps(real)
         terms = [weight * l1(f, t) for weight, f, t in zip(self.tap_weights, self.maps(fake), targets, strict=True)]
@@ -109,27 +109,27 @@ class PerceptualLoss(nn.Module):
 
 
 def is_fetched(network: Literal["vgg19", "squeezenet"]) -> bool:
-    """Whether torch's cache of fetched files holds the network already."""
+    """Whether torch's download cache holds the network already."""
     return Path(torch.hub.get_dir(), "checkpoints", Path(URLS[network]).name).is_file()
 
 
 def load_perceptual(network: Literal["vgg19", "squeezenet"], weights: Path | None = None) -> PerceptualLoss:
-    """The loss with weights from a local file (.pth or .safetensors), or fetched once from torch's model URLs.
+    """Load the loss with weights from a local file (.pth or .safetensors), or downloaded once from torch's URLs.
 
-    Raises UserError where neither is to be had, or the file holds another network.
+    Raises UserError if the file is missing, the download fails, or the weights are those of another network.
     """
     if weights is not None:
         state = _read_state(weights)
     else:
         try:
-            with redirect_stdout(io.StringIO()):  # torch announces the download on stdout, which is for results
+            with redirect_stdout(io.StringIO()):  # torch announces the download on stdout, reserved for results
                 state = torch.hub.load_state_dict_from_url(
                     URLS[network], map_location="cpu", check_hash=True, progress=False
                 )
         except (OSError, RuntimeError) as e:
             raise UserError(
                 f"the {network} weights could not be fetched from {URLS[network]} ({e})",
-                hint="fetch the file elsewhere and pass --set loss.perceptual_weights=FILE, or use "
+                hint="download the file elsewhere and pass --set loss.perceptual_weights=FILE, or use "
                 "--set loss.perceptual_network=none",
             ) from e
     try:
@@ -150,10 +150,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _feature_state(features: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's ``features.*`` entries that ``features`` has; KeyError names what is missing."""
+    """Select the ``features.*`` entries of torchvision's state that ``features`` has. Raises KeyError if some lack."""
     wanted = features.state_dict()
     found = {n: state.get(f"features.{n}", state.get(n)) for n in wanted}
     bad = [n for n, v in wanted.items() if (f := found[n]) is None or f.shape != v.shape]
     if bad:
-        raise KeyError(f"missing or misshapen: {', '.join(bad[:5])}")
+        raise KeyError(f"missing or of the wrong shape: {', '.join(bad[:5])}")
     return {n: v for n, v in found.items() if v is not None}

@@ -1,7 +1,7 @@
-"""The semantic map: integer channels plus edges, given to each level of the network at its own size.
+"""The semantic map: integer class channels plus edges, sampled at the size of each level of the network.
 
-It stays integer until a layer asks for it: nearest-downsampling one-hot planes equals one-hot of the
-nearest-downsampled integers, at a fraction of the memory.
+It stays integer until a layer needs its planes: one-hot encoding after nearest downsampling gives the same planes as
+downsampling one-hot planes, in a fraction of the memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ class SemanticMap:
     """A batch of label maps as the network sees them.
 
     channels: int64 [M,H,W], the class channel of each pixel, in 0..num_classes-1.
-    edges: floating or integer [M,H,W] in {0,1}, or None where the label space has no instances.
-    The planes are one-hot classes, then the edge plane if any.
+    edges: floating or integer [M,H,W] in {0,1}, or None if the label space has no instances.
     modulation: how SPADE layers compute gamma and beta. "plain": by convolutions of the planes. "fast": once
-        for each distinct label window. "auto": fast at the sizes where that is cheaper, on the CPU; plain on CUDA.
-    memory_format: of the planes. windows: by size and kernel where they are known (see windows/collate.py), None for
-        a size where the plain form is to be used. The others are found when a layer asks, which waits for a CUDA
-        device.
+        per distinct label window. "auto": fast where that is cheaper, on the CPU; plain on CUDA.
+    memory_format: the memory format of the planes.
+    windows: known windows by size and kernel (see windows/collate.py); None for a size that uses the plain form. The
+        others are found when a layer needs them, which synchronises with a CUDA device.
+
+    The planes are the one-hot classes, followed by the edge plane if there are edges.
     """
 
     def __init__(
@@ -50,16 +51,16 @@ class SemanticMap:
 
     @property
     def size(self) -> Size:
-        """(height, width) of the full map."""
+        """(height, width) of the whole map."""
         return self.channels.shape[1], self.channels.shape[2]
 
     def __len__(self) -> int:
         return self.channels.shape[0]
 
     def planes(self, size: Size, dtype: torch.dtype) -> Tensor:
-        """Planes [M, num_classes (+1), h, w] at ``size``, nearest (floor) sampled; kept for the next layer.
+        """Return the planes [M, num_classes (+1), h, w] at ``size``, nearest (floor) sampled; cached for other layers.
 
-        ``size`` divides the full size: every level of the network is the full size over a power of two.
+        ``size`` must divide the full size: every level of the network is the full size over a power of two.
         """
         key = (size, dtype)
         if key not in self._planes:
@@ -74,13 +75,13 @@ class SemanticMap:
         return self._planes[key]
 
     def of_block(self, tile: Tile, block: int) -> SemanticMap:
-        """The map as a block of the generator sees it when it computes a tile."""
+        """Return the part of the map that a block of the generator needs to compute a tile, at the block's size."""
         edges = None if self.edges is None else tile.labels(block, self.edges)
         channels = tile.labels(block, self.channels)
         return SemanticMap(channels, edges, self.num_classes, self.modulation, self.memory_format)
 
     def windows(self, size: Size, kernel: int) -> TrainingWindows | None:
-        """The distinct windows at ``size``, or None where the plain convolutions are to be used."""
+        """Return the distinct windows at ``size``, or None if the plain convolutions are to be used."""
         if self.modulation == "plain" or (self.modulation == "auto" and self.channels.is_cuda):
             return None
         key = (size, kernel)

@@ -1,16 +1,16 @@
-"""The SPADE layer (section 3.1, equation 1), and where its other forms are.
+"""The SPADE layer (section 3.1, equation 1), and where to find its other forms.
 
-:meth:`SPADE.forward` is the plain form: what the paper writes, by convolutions of one-hot planes. Every other form is
-the same function, faster somewhere, and ``tests/model/test_parity.py`` holds all of them to this one:
+:meth:`SPADE.forward` is the plain form, as in the paper: convolutions of one-hot planes. Every other form computes the
+same function, faster in some setting; ``tests/model/test_parity.py`` compares all of them with this one:
 
 =====================================  =================================================================
-``windows/modulate.py``                training: once for each distinct label window, with gradients
+``windows/modulate.py``                training: once per distinct label window, with gradients
 ``windows/tables.py``                  inference: scale and shift of each distinct window, norm folded in
-``cpu/generator.py``                   inference: the generator on these tables, in torch's operations or
-``kernels/kernels.cpp``                in C++, one build for each instruction set
-``weights/folding.py``                 the norm folded into the convolution that makes gamma and beta
-``backends/onnx_export.py``            the same as a graph for ONNX Runtime and TensorRT
-``model/tiling.py``                    any of them on a part of a large map
+``cpu/generator.py``                   inference: the generator on these tables, in torch operations or
+``kernels/kernels.cpp``                in C++, one build per instruction set
+``weights/folding.py``                 the norm folded into the convolution that computes gamma and beta
+``backends/onnx_export.py``            the generator as a graph for ONNX Runtime and TensorRT
+``model/tiling.py``                    any of these on a part of a large map
 =====================================  =================================================================
 """
 
@@ -31,8 +31,8 @@ from .semantic import SemanticMap
 class SPADE(nn.Module):
     """Spatially-adaptive normalization: norm(x) · (1 + gamma(map)) + beta(map) (section 3.1, equation 1).
 
-    The map, nearest-resized to x, goes through a shared convolution and ReLU; gamma and beta are one
-    convolution of the result with twice the outputs (first half gamma).
+    The semantic map, nearest-resized to x, goes through a shared convolution and ReLU. One convolution of the result
+    computes gamma and beta; the first half of its outputs is gamma.
     """
 
     def __init__(self, channels: int, semantic_channels: int, hidden: int, kernel: int, norm: Norm) -> None:
@@ -42,7 +42,7 @@ class SPADE(nn.Module):
         self.gamma_beta = nn.Conv2d(hidden, 2 * channels, kernel, padding=kernel // 2)
 
     def modulation(self, semantic: SemanticMap, size: Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """gamma and beta of each mask, each [M,C,h,w]. They depend on the mask alone."""
+        """Return gamma and beta, each [M,C,h,w]. They depend on the semantic map alone."""
         windows = self._windows(semantic, size)
         if windows is not None:
             values = gamma_beta_of_windows(self.shared, self.gamma_beta, windows, semantic.num_classes, dtype)
@@ -52,9 +52,9 @@ class SPADE(nn.Module):
         return gamma, beta
 
     def forward(self, x: Tensor, semantic: SemanticMap, slope: float = 1) -> Tensor:
-        """x [M·S,C,h,w], row m·S+s being sample s of mask m -> the same shape.
+        """x [M·S,C,h,w], with row m·S+s for sample s of map m -> the same shape.
 
-        ``slope``: of a leaky ReLU that follows, computed in the same step; 1 is none.
+        slope: slope of a leaky ReLU that follows, computed in the same step; 1 for none.
         """
         size, masks = (x.shape[2], x.shape[3]), len(semantic)
         windows = self._windows(semantic, size)
@@ -71,7 +71,7 @@ class SPADE(nn.Module):
         return out if slope == 1 else F.leaky_relu(out, slope)
 
     def _windows(self, semantic: SemanticMap, size: Size) -> TrainingWindows | None:
-        """The windows to compute by, or None where this layer is computed by convolutions."""
+        """Return the windows to compute by, or None if convolutions are cheaper for this layer."""
         windows = semantic.windows(size, self.shared.kernel_size[0])
         if windows is None or semantic.modulation == "fast":
             return windows
@@ -79,7 +79,7 @@ class SPADE(nn.Module):
 
 
 class PlainNorm(nn.Module):
-    """Norm with learned scale and shift, blind to the map: what SPADE is compared with (section 4.4)."""
+    """Norm with learned scale and shift that ignores the map: the baseline of the comparison in section 4.4."""
 
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""Rendering a large map in overlapping tiles, with the pixels of the whole.
+"""Rendering a large map in overlapping tiles, with the same pixels as rendering it whole.
 
-In evaluation a batch norm is a fixed scale and shift, so that a pixel depends on a bounded part of the map and of the
-first feature map. Each block is computed on a window of its own, the tile and a halo around it: deep in the network
-the halo is many tiles' pixels wide, at the size of the image a few. What a window lacks at its border (its padding
-is zeros, the whole map's is not) is cut off with the halo. At the borders of the image a window has no halo: there
-the padding is the whole map's own.
+In evaluation mode a batch norm is a fixed scale and shift, so that a pixel depends on a bounded part of the semantic
+map and of the first feature map. Each block is computed on its own window: the tile and a halo, which covers many
+pixels of the image deep in the network and only a few in the last blocks. A window is padded with zeros, where the
+whole map has values; the pixels that this makes wrong are cut off with the halo. At the borders of the image a window
+has no halo: there the padding is that of the whole map.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..core.architecture import Architecture
 from ..core.sizes import Size
 
 TILE = 512  # default height and width in pixels; see tests/bench/bench_tiles.py
-CONVS = 2  # 3x3 convolutions of a block, one after the other, each of which sees a pixel further
+CONVS = 2  # consecutive 3x3 convolutions in a block, each of which adds one pixel to the receptive field
 
 Map = TypeVar("Map", bound=Any)  # a tensor or an array [..,H,W]
 
@@ -33,29 +33,29 @@ class Window:
 
     @property
     def area(self) -> int:
-        """In pixels."""
+        """The area in pixels."""
         return (self.bottom - self.top) * (self.right - self.left)
 
     def of(self, x: Map, step: int = 1) -> Map:
-        """The window of a map [..,H,W], or of one ``step`` times as large in each direction, subsampled."""
+        """Cut the window out of a map [..,H,W], or of one ``step`` times as large in each direction, subsampled."""
         rows = slice(self.top * step, self.bottom * step, step)
         return x[..., rows, self.left * step : self.right * step : step]  # type: ignore[no-any-return]
 
     def halved(self) -> Window:
-        """The same window before an upsampling."""
+        """Return the same window before an upsampling by 2."""
         return Window(self.top // 2, self.left // 2, self.bottom // 2, self.right // 2)
 
     def within(self, outer: Window) -> Window:
-        """The same window of a map that is itself a window."""
+        """Return the same window relative to ``outer``, for maps that are cut to that window."""
         return Window(self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of an image, and what each block computes for it.
+    """A part of an image, and the window that each block computes for it.
 
-    image: the pixels to be made. blocks: the window of each block's map, ``steps`` pixels of the image to one of its
-    own. upsample_before: as the architecture says.
+    image: the pixels to render. blocks: the window of each block, in pixels of its own feature map. steps: pixels of
+    the image per pixel of that map. upsample_before: as in the architecture.
     """
 
     image: Window
@@ -64,32 +64,32 @@ class Tile:
     upsample_before: tuple[bool, ...]
 
     def enter(self, block: int, x: Map) -> Map:
-        """What ``block`` takes, before its upsampling, of the first feature map (block 0) or of the block before's."""
+        """Cut the input of ``block``, before upsampling, out of the first feature map or the last block's output."""
         window = self.blocks[block].halved() if self.upsample_before[block] else self.blocks[block]
         return (window.within(self.blocks[block - 1]) if block else window).of(x)
 
     def labels(self, block: int, maps: Map) -> Map:
-        """The whole map's labels or edges [..,H,W] as ``block`` sees them: nearest sampled, its window alone."""
+        """Cut the window of ``block`` out of the labels or edges [..,H,W] of the whole map, nearest sampled."""
         return self.blocks[block].of(maps, self.steps[block])
 
     def leave(self, image: Map) -> Map:
-        """The tile's pixels of an image of the last block's window."""
+        """Cut the tile's pixels out of an image of the last block's window."""
         return self.image.within(self.blocks[-1]).of(image)
 
 
 def why_not_tiled(arch: Architecture) -> str:
-    """Why a network cannot be computed in tiles; empty where it can."""
+    """Return why a network cannot be computed in tiles, or "" if it can."""
     if arch.norm == "instance":
-        return "instance norm takes mean and variance over the whole image, of which a tile knows a part"
+        return "instance norm needs mean and variance of the whole image, and a tile holds only a part of it"
     return ""
 
 
 def halos(arch: Architecture) -> tuple[int, ...]:
-    """How far beyond the tile each block is computed, in pixels of the block's own map.
+    """Return the width of the halo that each block computes around the tile, in pixels of the block's own map.
 
-    From the image back: the last convolution sees one pixel further, each block :data:`CONVS` further, an upsampling
-    halves. A SPADE layer sees the labels kernel // 2 further for each of its two convolutions. Before an upsampling
-    there are only whole pixels: up to an even number.
+    From the image backwards: the last convolution adds one pixel, each block adds :data:`CONVS`, an upsampling halves.
+    The two convolutions of a SPADE layer add kernel // 2 pixels of the label map each. Before an upsampling there are
+    only whole pixels, so the halo is rounded up to an even number.
     """
     context = 2 * (arch.kernel // 2) if arch.conditioning == "spade" else 0
     reach, found = 1, []
@@ -102,20 +102,22 @@ def halos(arch: Architecture) -> tuple[int, ...]:
 
 
 def find_tiles(arch: Architecture, size: Size, tile: int) -> list[Tile]:
-    """Tiles of an image of ``size``, none larger than ``tile`` pixels a side, as even as whole cells of the first
-    feature map allow. ``size`` and ``tile`` are multiples of the stride."""
+    """Split an image of ``size`` into tiles of at most ``tile`` pixels per side, both multiples of the stride.
+
+    The tiles are as equal as whole cells of the first feature map allow.
+    """
     grid = arch.grid_for(size)
     rows, columns = (_split(cells, tile // arch.stride) for cells in grid)
     return [_tile(arch, grid, Window(top, left, bottom, right)) for top, bottom in rows for left, right in columns]
 
 
 def whole_tile(arch: Architecture, size: Size) -> Tile:
-    """All of an image of ``size`` as one tile."""
+    """Return one tile that is the whole image of ``size``."""
     return find_tiles(arch, size, max(size))[0]
 
 
 def overhead(arch: Architecture, tiles: list[Tile], size: Size) -> float:
-    """How many times the work of the whole the tiles are, counted in 3x3 convolutions."""
+    """Return the work of the tiles relative to that of the whole image, counted in 3x3 convolutions."""
     work = whole = 0.0
     for i, cost in enumerate(_costs(arch)):
         pixels = (size[0] // tiles[0].steps[i]) * (size[1] // tiles[0].steps[i])
@@ -125,7 +127,7 @@ def overhead(arch: Architecture, tiles: list[Tile], size: Size) -> float:
 
 
 def _costs(arch: Architecture) -> list[int]:
-    """Of a pixel in each block, in products of channels."""
+    """Return the cost of a pixel in each block, as products of channel counts."""
     widths = arch.widths
     return [min(fin, fout) * (fin + fout) for fin, fout in zip([16 * arch.ngf, *widths], widths, strict=False)]
 

@@ -1,4 +1,4 @@
-"""Nothing half-written is ever named as finished: write beside, fsync, rename."""
+"""Atomic writes: a file is written under a temporary name, synced to disk, and renamed when complete."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..core.errors import UserError
 
 @contextmanager
 def part_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it becomes ``path``, on failure it is removed.
+    """Yield a temporary path in the same folder; on success it is renamed to ``path``, on failure it is removed.
 
-    The folder is made. The name carries the process id, so that two processes never share a part file.
-    Raises UserError where the folder cannot be made or written to.
+    The folder is created. The name contains the process id, so that two processes never share a part file.
+    Raises UserError if the folder cannot be created or written to.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -29,7 +29,7 @@ def part_file(path: Path) -> Iterator[Path]:
         yield part
         with open(part, "rb+") as f:
             os.fsync(f.fileno())
-        part.chmod(mode)  # a writer may have made the file anew with a mode of its own (safetensors: 0600)
+        part.chmod(mode)  # a writer may have replaced the file and its mode (safetensors: 0600)
         os.replace(part, path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -39,9 +39,9 @@ def part_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def lock_file(path: Path, busy: Exception, patience: float = 0) -> Iterator[None]:
-    """Hold a lock on ``path`` (made if need be); raises ``busy`` where another process holds it.
+    """Hold a lock on ``path``, which is created if missing; raise ``busy`` if another process holds it.
 
-    A kill releases it. ``patience``: seconds to wait for a process that is ending.
+    The lock ends with the process, even a killed one. ``patience``: seconds to wait for a process that is ending.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def lock_file(path: Path, busy: Exception, patience: float = 0) -> Iterator[None
 
 
 def lock(descriptor: int, busy: Exception) -> None:
-    """Lock an open file for this process. Where the system has no such locks, do without."""
+    """Lock an open file for this process; raise ``busy`` if it is locked. No-op on systems without such locks."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -76,18 +76,18 @@ def lock(descriptor: int, busy: Exception) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` in one step."""
+    """Write ``data`` to ``path`` atomically."""
     with part_file(path) as part:
         part.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` in one step."""
+    """Write ``text`` (UTF-8) to ``path`` atomically."""
     write_bytes(path, text.encode())
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what a killed process left half-written, below ``folder``; nobody else may be writing there."""
+    """Remove the part files of killed processes below ``folder``; no other process may be writing there."""
     for part in folder.rglob("*.part"):
         if part.suffixes[-2:-1] and part.suffixes[-2][1:].isdigit():
             part.unlink(missing_ok=True)

@@ -1,8 +1,7 @@
-"""Features that were computed once: HDF5 files in a folder, looked up by the pictures' content.
+"""Cache of computed features: HDF5 files in a folder, looked up by the pictures' content.
 
-A folder holds the features of one extractor at one size. Each run adds files and rewrites none, so that a run
-that is stopped loses little and two runs do not disturb each other. A file that cannot be read is passed over:
-its features are computed again.
+A folder holds the features of one extractor at one size. Each run adds files and rewrites none, so that an interrupted
+run loses little and two runs do not interfere. A file that cannot be read is skipped: its features are computed again.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from . import h5
 
 
 class FeatureStore:
-    """Features [D] float32 by the SHA-256 of the picture's file; ``config`` says how they were made."""
+    """Features float32 [D] by the SHA-256 of the picture; ``config`` records how they were computed."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder, self.config = folder, config
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def load(self, wanted: Sequence[str]) -> None:
-        """Read what is there of the ``wanted`` hashes."""
+        """Read the features of the ``wanted`` hashes, as far as they are cached."""
         missing = set(wanted) - self._known.keys()
         for path in sorted(self.folder.glob("*.h5")) if missing else ():
             missing -= self._load_file(path, missing)
@@ -44,7 +43,7 @@ class FeatureStore:
         return {hashes[i] for i in rows}
 
     def add(self, names: Sequence[str], hashes: Sequence[str], features: NDArray[np.float32]) -> None:
-        """Keep features [N,D] float32 in a new file; ``names`` are for people who open it."""
+        """Write features float32 [N,D] to a new file; ``names`` are for people who open it."""
         self._known.update(zip(hashes, features, strict=True))
         digest = h5.source_digest(zip(names, hashes, strict=True))
         with h5.create(self.folder / f"{digest[:16]}.h5", "features", self.config, digest) as f:
@@ -56,5 +55,5 @@ class FeatureStore:
         return sha256 in self._known
 
     def rows(self, hashes: Sequence[str]) -> NDArray[np.float32]:
-        """Features [N,D] of pictures that are known, in the order of ``hashes``."""
+        """Return the features [N,D] of known pictures, in the order of ``hashes``."""
         return np.stack([self._known[sha] for sha in hashes])

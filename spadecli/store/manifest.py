@@ -1,9 +1,9 @@
-"""manifest.jsonl: the journal of a render folder, one JSON row per line, only ever appended to.
+"""manifest.jsonl: the journal of a render folder, one JSON row per line, append-only.
 
-Four kinds of rows. ``options``: what a run was made with, under an id. ``style``: a style that images were given,
-under an id. ``mask``: a rendered mask, its classes
-and its coloured picture. ``image``: one image, written after its file got its name. Of two rows about the same
-thing the later one holds. A row is complete when its line ends; a torn last row is ignored.
+There are four kinds of rows. ``options``: the options of a run, under an id. ``style``: a style used for images, under
+an id. ``mask``: a rendered mask, its classes and its coloured picture. ``image``: one image, written after its file is
+complete. A later row replaces an earlier one about the same thing. A last row without a line end is incomplete and
+ignored.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ _FIELDS: dict[str, type[BaseModel]] = {"options": _Options, "style": _Style, "ma
 
 @dataclass
 class Journal:
-    """What a manifest says: options and styles by id, masks by key, images by file (all relative POSIX names).
+    """The contents of a manifest: options and styles by id, masks by key, images by file (relative POSIX names).
 
-    num_bytes: length of the complete rows, where the next one belongs.
+    num_bytes: length of the complete rows, where the next one is written.
     """
 
     options: dict[str, Row] = field(default_factory=dict)
@@ -94,9 +94,9 @@ class Journal:
     num_bytes: int = 0
 
     def add(self, row: Row) -> None:
-        """Take in one row; kinds from newer versions are passed over.
+        """Add one row; kinds from newer versions are ignored.
 
-        Raises ValueError that names every field which is missing or of the wrong type.
+        Raises ValueError, which names every field that is missing or of the wrong type.
         """
         kind = row.get("kind")
         if kind in _FIELDS:
@@ -129,7 +129,7 @@ def _check_fields(row: Row, fields: type[BaseModel]) -> None:
 def read_manifest(path: Path) -> Journal:
     """Read a manifest; a missing one is empty.
 
-    Raises UserError where it cannot be read, and one that lists every complete row that is damaged.
+    Raises UserError if it cannot be read, or if complete rows are damaged; the error lists all of these.
     """
     journal = Journal()
     problems = []
@@ -144,7 +144,7 @@ def read_manifest(path: Path) -> Journal:
         raise UserError(
             f"{path}: {problems[0] if one else f'{len(problems)} lines are damaged'}",
             problems=() if one else problems,
-            hint="delete what is damaged; images that are no longer named are rendered again",
+            hint="delete the damaged lines; images that no line names are rendered again",
         )
     return journal
 
@@ -160,13 +160,13 @@ def _complete_lines(path: Path) -> Iterator[bytes]:
 
 
 class ManifestWriter:
-    """The one process that may append to a manifest: the file is locked as long as it is open.
+    """The only process that may append to a manifest: the file is locked while it is open.
 
-    journal: what was read from the file before; it must still be so.
-    restart: forget the rows that are there.
-    Nothing changes before the first row: with it a torn last row, or on restart every row, is cut off. A writer
-    that is closed without a row removes the file and the folders that it made.
-    Raises UserError where the file cannot be written, another process holds the lock, or has appended in the
+    journal: the contents of the file as read before; they must not have changed since.
+    restart: discard the existing rows.
+    The first row that is appended cuts off an incomplete last row or, on restart, all rows; until then the file is
+    unchanged. A writer that is closed without a row removes the file and the folders it created.
+    Raises UserError if the file cannot be written, or if another process holds the lock or has appended in the
     meantime.
     """
 
@@ -184,7 +184,7 @@ class ManifestWriter:
             raise UserError(f"{path}: cannot be written ({e.strerror})", hint="give another folder with -o") from e
         try:
             lock(self._file.fileno(), _busy(path))
-            # a writer without a row may have removed the file between open and lock
+            # another writer, closed without a row, may have removed the file between open and lock
             if not path.exists() or read_manifest(path).num_bytes != journal.num_bytes:
                 raise _busy(path)
         except BaseException:
@@ -192,7 +192,7 @@ class ManifestWriter:
             raise
 
     def append(self, row: Row) -> None:
-        """Append one row; any thread may call. The row has reached the system when this returns."""
+        """Append one row; thread-safe. The row has reached the operating system when this returns."""
         line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         with self._turn:
             if not self._begun:
@@ -211,12 +211,12 @@ class ManifestWriter:
     ) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
-        with suppress(OSError):  # Windows removes no open file
+        with suppress(OSError):  # Windows cannot remove an open file
             if self._is_new and not self._begun:
                 self._path.unlink()
         self._file.close()
         if not self._begun:
-            with suppress(OSError):  # folders that something else was put into stay
+            with suppress(OSError):  # folders that are no longer empty stay
                 for folder in self._new_folders:
                     folder.rmdir()
 

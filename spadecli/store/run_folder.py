@@ -1,9 +1,9 @@
-"""The folder of a training run: what is in it, and which run goes on.
+"""The folder of a training run, and the choice of the run to resume.
 
-``run.json`` (resolved recipe, length, finished or not), ``state.pt`` (all that resuming needs),
-``weights.safetensors`` (EMA, the last), ``best.safetensors`` (EMA, of the lowest validation distance),
-``stats.jsonl`` (one row per log interval), ``validation.jsonl`` (one per validation), ``samples.jsonl`` (one per
-sample sheet), ``losses.png``, ``samples/``.
+``run.json`` (resolved recipe, length, finished or not), ``state.pt`` (everything needed to resume),
+``weights.safetensors`` (the latest EMA weights), ``best.safetensors`` (the EMA weights of the lowest validation
+distance), ``stats.jsonl`` (one row per log interval), ``validation.jsonl`` (one per validation), ``samples.jsonl`` (one
+per sample sheet), ``losses.png``, ``samples/``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .atomic import lock_file, remove_parts, write_text
 
 
 class Init(BaseModel):
-    """The weights that a run began from."""
+    """The weights that a run started from (``--init``)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,7 +32,7 @@ class Init(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """run.json. ``origin`` is the recipe file; ``fit_minutes`` is what ``steps`` was fitted to, if it was."""
+    """The contents of run.json. origin: the recipe file. fit_minutes: the time ``steps`` was fitted to, if any."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,12 +64,12 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether a run was started in this folder."""
         return self._run_path.is_file()
 
     def read(self) -> RunRecord:
-        """run.json. Raises UserError where it is damaged."""
-        hint = f"remove {self.path} to start anew"
+        """Read run.json. Raises UserError if it is damaged."""
+        hint = f"remove {self.path} to start over"
         try:
             tree = json.loads(self._run_path.read_text("utf-8"))
             return RunRecord.model_validate(tree)
@@ -84,9 +84,9 @@ class RunFolder:
 
     @contextmanager
     def alone(self, patience: float = 0) -> Iterator[None]:
-        """Keep other processes from training here, and clear away what a killed one left half-written.
+        """Lock the folder against other training processes, and remove part files of killed ones.
 
-        Raises UserError where another process is at it, and still is after ``patience`` seconds.
+        Raises UserError if another process still trains here after ``patience`` seconds.
         """
         busy = UserError(
             f"{self.path}: another spade train is working on this run",
@@ -103,22 +103,22 @@ class RunFolder:
                         self.path.rmdir()
 
     def stats(self) -> list[dict[str, Any]]:
-        """The rows of stats.jsonl."""
+        """Return the rows of stats.jsonl."""
         return read_rows(self.stats_path)
 
     def append_stats(self, row: Mapping[str, Any]) -> None:
-        """Add one row to stats.jsonl."""
+        """Append one row to stats.jsonl."""
         append_row(self.stats_path, row)
 
     def drop_stats_after(self, step: int) -> None:
-        """Forget rows of steps that a resumed run does again."""
+        """Drop the rows after ``step`` from all logs, as a resumed run repeats those steps."""
         for path in (self.stats_path, self.validation_path, self.sheets_path):
             if path.is_file():
                 write_text(path, _lines(r for r in read_rows(path) if r["step"] <= step))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file, none where there is no file; a torn last row is left out."""
+    """Return the rows of a .jsonl file, or none if it is missing; incomplete rows are skipped."""
     rows = []
     if path.is_file():
         for line in path.read_text("utf-8").splitlines():
@@ -130,13 +130,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one row to a .jsonl file."""
+    """Append one row to a .jsonl file."""
     with open(path, "a", encoding="utf-8") as f:
         f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def newest_unfinished(runs_dir: Path, warn: Callable[[str], None]) -> RunFolder | None:
-    """The run that was worked on last and has steps left, if any; damaged ones are passed over with a warning."""
+    """Return the unfinished run that was trained last, if any; damaged ones are skipped with a warning."""
     open_runs = []
     for path in sorted(runs_dir.glob("*/run.json")):
         run = RunFolder(path.parent)
@@ -144,7 +144,7 @@ def newest_unfinished(runs_dir: Path, warn: Callable[[str], None]) -> RunFolder 
             if not run.read().finished:
                 open_runs.append(run)
         except UserError as e:
-            warn(f"{e.line}; passed over")
+            warn(f"{e.line}; skipped")
 
     def last_touched(run: RunFolder) -> float:
         return max(p.stat().st_mtime for p in (run.path / "run.json", run.state_path) if p.exists())

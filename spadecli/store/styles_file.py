@@ -1,7 +1,8 @@
-"""styles.h5: the style codes of photos, made once by ``spade styles`` and looked up by the photos' content.
+"""styles.h5: the style codes of photos, computed once by ``spade styles`` and looked up by the photos' content.
 
 Datasets: ``mu`` and ``logvar`` f4 [S,Z], ``name`` and ``photo_sha256`` (text), ``thumbnail`` (bytes of a JPEG).
-The root attribute ``weights_sha256`` names the weights whose encoder made them: codes mean nothing to others.
+The root attribute ``weights_sha256`` identifies the weights whose encoder computed the codes; they are meaningless to
+other weights.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from . import h5
 
 @dataclass(frozen=True, eq=False)
 class StyleEntry:
-    """The style of one photo. thumbnail: a small JPEG of it."""
+    """The style code of one photo. thumbnail: the photo as a small JPEG."""
 
     name: str
     code: StyleCode
@@ -31,17 +32,14 @@ class StyleEntry:
 
 @dataclass(frozen=True)
 class StyleFile:
-    """What a styles file holds."""
+    """The contents of a styles file."""
 
     weights_sha256: str
     entries: tuple[StyleEntry, ...]
 
 
 def read_styles(path: Path) -> StyleFile:
-    """Read a styles file whole.
-
-    Raises UserError where it is missing, damaged or of another format.
-    """
+    """Read a styles file. Raises UserError if it is missing, damaged or of another format."""
     with h5.open_read(path, "styles") as f:
         try:
             names, hashes = f["name"].asstr()[:], f["photo_sha256"].asstr()[:]
@@ -49,7 +47,7 @@ def read_styles(path: Path) -> StyleFile:
             thumbnails = [bytes(t) for t in f["thumbnail"]] if "thumbnail" in f else [b""] * len(names)
             weights = str(f.attrs["weights_sha256"])
         except (KeyError, OSError, TypeError) as e:
-            raise UserError(f"{path}: not a complete styles file ({e})", hint="make it again with spade styles") from e
+            raise UserError(f"{path}: not a complete styles file ({e})", hint="recreate it with spade styles") from e
     rows = zip(names, mu, logvar, hashes, thumbnails, strict=True)
     entries = tuple(StyleEntry(str(n), StyleCode(m, v), str(sha), t) for n, m, v, sha, t in rows)
     return StyleFile(weights, entries)
@@ -58,7 +56,7 @@ def read_styles(path: Path) -> StyleFile:
 def write_styles(
     path: Path, entries: Sequence[StyleEntry], weights_sha256: str, z_dim: int, config: Mapping[str, Any]
 ) -> None:
-    """Write a styles file, in one step."""
+    """Write a styles file atomically."""
     digest = h5.source_digest((e.name, e.photo_sha256) for e in entries)
     with h5.create(path, "styles", config, digest) as f:
         f.attrs["weights_sha256"] = weights_sha256

@@ -1,1 +1,1 @@
-"""Training: one step, the loop around it, and what a run leaves behind."""
+"""Training: the step, the loop, and the files of a run."""

@@ -1,4 +1,4 @@
-"""state.pt: all that a training needs to resume, written in one step."""
+"""state.pt: everything a run needs to resume, written atomically."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .step import Trainer
 
 
 def save_state(path: Path, trainer: Trainer, step: int, seconds: float) -> None:
-    """Write state.pt."""
+    """Write state.pt: the trainer's state, the step and the seconds spent so far."""
     with part_file(path) as part:
         torch.save({"format": "spade-state", "step": step, "seconds": seconds, "trainer": trainer.state_dict()}, part)
 
 
 def load_state(path: Path, trainer: Trainer) -> tuple[int, float]:
-    """Restore a trainer from state.pt; returns its step and the seconds spent so far. Raises UserError on damage."""
+    """Restore a trainer from state.pt; return its step and the seconds spent so far. Raises UserError on damage."""
     state = read_state(path, trainer.device)
     try:
         trainer.load_state_dict(state["trainer"])
@@ -29,7 +29,7 @@ def load_state(path: Path, trainer: Trainer) -> tuple[int, float]:
 
 
 def read_state(path: Path, device: torch.device | None = None) -> dict[str, Any]:
-    """What :func:`save_state` wrote, tensors on ``device`` (default: the CPU)."""
+    """Read what :func:`save_state` wrote, tensors on ``device`` (default: the CPU). Raises UserError on damage."""
     try:
         state = torch.load(path, map_location=device or "cpu", weights_only=True)
         state["trainer"]["networks"]["discriminator"]

@@ -1,7 +1,7 @@
-"""Several processes that train one model together: how they join, agree, share state, and fail.
+"""Training one model in several processes: how they join, agree, share state, and fail.
 
-Two groups: one for control, over gloo on the CPU, which never waits for a device; and one for gradients and
-statistics, over NCCL on CUDA.
+There are two process groups: one for control, over gloo on the CPU, which never waits for a device; and one for
+gradients and batch-norm statistics, over NCCL on CUDA.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .sync_norm import synchronize_norms
 P = ParamSpec("P")
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=30)  # process 0 may validate for as long, while the others wait
-END_AWAITED = 3.0  # seconds in which torchrun, seeing that one process failed, ends the others
+TIMEOUT = timedelta(minutes=30)  # process 0 may validate for this long while the others wait
+END_AWAITED = 3.0  # seconds within which torchrun, once one process has failed, ends the others
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
 
 
@@ -41,7 +41,7 @@ class ProcessesLost(SpadeError):
 
 
 class Processes:
-    """The processes of a run; a single one where there is one, and then every method is a plain call."""
+    """The processes of a run. With a single process every method is a plain call."""
 
     def __init__(self, ranks: Ranks | None = None, control: dist.ProcessGroup | None = None) -> None:
         self.ranks = ranks or Ranks()
@@ -49,7 +49,7 @@ class Processes:
 
     @property
     def many(self) -> bool:
-        """Whether there is more than one."""
+        """Whether there is more than one process."""
         return self.control is not None
 
     @property
@@ -58,16 +58,16 @@ class Processes:
         return self.ranks.is_main
 
     def use(self, device: torch.device) -> torch.device:
-        """Compute on ``device`` from now on; all processes use the same kind. Returns it with its index."""
+        """Compute on ``device`` from now on, of the same type in all processes; return it with its index."""
         device = use_device(device)
         if device.type == "cuda" and self.many:
             self.group = dist.new_group(backend="nccl", timeout=TIMEOUT, device_id=device)
         return device
 
     def on_main_broadcast(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What ``function`` returns in process 0, the only one that calls it; the others wait.
+        """Call ``function`` in process 0 alone and return its result in every process; the others wait.
 
-        A SpadeError is raised in every process, and told by process 0 alone.
+        A SpadeError is raised in every process, but printed only by process 0.
         """
         if self.control is None:
             return function(*args, **kwargs)
@@ -87,13 +87,13 @@ class Processes:
         return cast(T, outcome[0])
 
     def on_main(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """As :meth:`on_main_broadcast`, but what ``function`` returns stays in process 0: None elsewhere."""
+        """Like :meth:`on_main_broadcast`, but return the result in process 0 only, and None elsewhere."""
         kept: list[T] = []
         self.on_main_broadcast(lambda: kept.append(function(*args, **kwargs)))
         return kept[0] if kept else None
 
     def on_all(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What ``function`` returns here; where it fails in any process, that error is raised in all of them."""
+        """Call ``function`` in every process and return its result; an error in any of them is raised in all."""
         if self.control is None:
             return function(*args, **kwargs)
         result: T | None = None
@@ -110,7 +110,7 @@ class Processes:
         return cast(T, result)
 
     def any(self, wish: bool) -> bool:
-        """Whether any process wishes it. Waits for the other processes, never for a device."""
+        """Return whether ``wish`` is true in any process. Waits for the other processes, never for a device."""
         if self.control is None:
             return wish
         flag = torch.tensor([int(wish)])
@@ -118,7 +118,7 @@ class Processes:
         return bool(flag.item())
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean of ``values`` over the processes."""
+        """Return the mean of ``values`` over the processes."""
         if self.group is None:
             return values
         summed = values.clone()
@@ -126,7 +126,7 @@ class Processes:
         return summed / self.ranks.size
 
     def check_equal(self, what: str, value: str, hint: str) -> None:
-        """Raise UserError, in every process, where ``value`` is not the same everywhere."""
+        """Raise UserError in every process if ``value`` is not the same in all of them."""
         if self.control is None:
             return
         values = self._gather((value, self._name()))
@@ -137,9 +137,10 @@ class Processes:
             raise error
 
     def broadcast_state(self, state: Any) -> Any:
-        """The main process's ``state``, a tree of dicts, lists and tuples with tensors in it, on the CPU elsewhere.
+        """Return the main process's ``state``, a tree of dicts, lists and tuples of tensors and other values.
 
-        Tensors keep their strides, except those with gaps or shared memory, which arrive dense.
+        The other processes get its tensors on the CPU. They keep their strides, except that tensors with gaps or
+        overlapping elements arrive dense.
         """
         if self.control is None:
             return state
@@ -153,9 +154,9 @@ class Processes:
         return state if self.is_main else _with_tensors(skeleton, iter(tensors))
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """``network``, called such that its gradients are means over all processes and its batch norms theirs.
+        """Wrap ``network`` so that its gradients are means over all processes and its batch norms are synchronised.
 
-        Statistics of batch norm and vectors of spectral norm come out equal everywhere and are not sent around.
+        Batch-norm statistics and spectral-norm vectors come out equal in every process, so buffers are not broadcast.
         """
         if self.group is None:
             return network
@@ -176,9 +177,9 @@ class Processes:
 
 @contextmanager
 def join(ranks: Ranks) -> Iterator[Processes]:
-    """The processes that torchrun started, joined while the block runs; a single one where it did not.
+    """While open, the processes that torchrun started are joined; without torchrun there is a single one.
 
-    Raises ProcessesLost where the others can no longer be reached.
+    Raises ProcessesLost if the others can no longer be reached.
     """
     if ranks.size == 1:
         yield Processes(ranks)
@@ -200,19 +201,19 @@ def join(ranks: Ranks) -> Iterator[Processes]:
         if LOST.search(str(e)) is None:
             raise
         if ranks.launched:
-            time.sleep(END_AWAITED)  # torchrun ends this process, and no second message buries the first
+            time.sleep(END_AWAITED)  # torchrun ends this process, so that no second message buries the first
         line = re.sub(r"^\[[^\]]*\] *", "", str(e).strip()).splitlines()[0].split(". ")[0]
         raise ProcessesLost(
             f"lost the other processes ({line})", hint="the process that failed says why; the same command resumes"
         ) from e
     finally:
-        if clean:  # else some collective may never end, and the end of the process is what ends it
+        if clean:  # otherwise a collective may hang, and only the end of the process ends it
             dist.destroy_process_group()
 
 
 @contextmanager
 def unsynchronized(networks: Mapping[str, nn.Module], wanted: bool) -> Iterator[None]:
-    """While open and ``wanted``, gradients of parallel networks add up in each process by itself."""
+    """While open, if ``wanted``, gradients of parallel networks accumulate in each process without an all-reduce."""
     with ExitStack() as stack:
         for network in networks.values():
             if wanted and isinstance(network, DistributedDataParallel):
@@ -221,7 +222,7 @@ def unsynchronized(networks: Mapping[str, nn.Module], wanted: bool) -> Iterator[
 
 
 def _as_common(failure: BaseException, where: str) -> SpadeError:
-    """The failure as an error that every process raises; what is no SpadeError is told where it happened."""
+    """Turn a failure into an error that every process raises; the traceback of a bug is printed where it happened."""
     if not isinstance(failure, SpadeError):
         error: SpadeError = ProcessesLost(f"{type(failure).__name__} in another process")
     elif where and not where.startswith("process 0 "):
@@ -233,31 +234,31 @@ def _as_common(failure: BaseException, where: str) -> SpadeError:
 
 
 class _Place:
-    """Where a tensor stood in a tree, and what it was like."""
+    """Placeholder for a tensor in a tree: its shape, strides and dtype."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.shape, self.stride, self.dtype = tuple(tensor.shape), tensor.stride(), tensor.dtype
 
     def empty(self) -> Tensor:
-        """Such a tensor."""
+        """Allocate such a tensor."""
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
 
 
 def _dense(tensor: Tensor) -> Tensor:
-    """The tensor without its gradient; a copy where its memory has gaps, or stands for several of its values."""
+    """Detach the tensor; copy it if its memory has gaps or overlapping elements."""
     tensor = tensor.detach()
-    # what is made in the likeness of a dense tensor has its strides, and is dense in any case
+    # empty_like preserves the strides of a dense tensor, and returns a dense one otherwise
     is_dense = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
     return tensor if is_dense else tensor.contiguous()
 
 
 def _memory(dense: Tensor) -> Tensor:
-    """The bytes of a tensor as they lie in memory: gloo sends memory, whatever its strides say."""
+    """Return the bytes of a dense tensor in memory order: gloo sends memory, ignoring strides."""
     return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8)
 
 
 def _without_tensors(tree: Any, tensors: list[Tensor]) -> Any:
-    """The tree with a _Place for each tensor, which goes to ``tensors``, dense."""
+    """Replace each tensor in a tree by a _Place, and append it, dense, to ``tensors``."""
     if isinstance(tree, Tensor):
         tensors.append(_dense(tree))
         return _Place(tensors[-1])

@@ -1,4 +1,4 @@
-"""Exponential moving average of what the networks compute with."""
+"""Exponential moving average (EMA) of effective weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from ..model.encoder import ImageEncoder
 from ..model.generator import Generator
 from ..weights.file import folded_state_dict
 
-States = Mapping[str, Mapping[str, Tensor]]  # "generator" and, where there is one, "encoder": effective weights
+States = Mapping[str, Mapping[str, Tensor]]  # effective weights of "generator" and, if there is one, "encoder"
 
 
 class EMA:
-    """Averages of effective weights (spectral norm folded) and of running statistics, in float32.
+    """Averages of effective weights (spectral norm folded in) and of running statistics, in the modules' dtype.
 
-    The decay is min(decay, (1 + t) / (10 + t)) at update t, so that the first weights, which are noise,
-    are soon forgotten.
+    The decay is min(decay, (1 + t) / (10 + t)) at update t, so that the random initial weights are soon forgotten.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
@@ -29,7 +28,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the averages towards the modules' present state."""
+        """Move the averages towards the current state of the modules."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, module in self._modules.items():
@@ -37,11 +36,11 @@ class EMA:
             torch._foreach_lerp_([average[k] for k in state], list(state.values()), 1 - decay)
 
     def state_dict(self) -> dict[str, object]:
-        """Tensors and plain containers."""
+        """Return the averages and the number of updates, as tensors and plain containers."""
         return {"updates": self.updates, "averages": self.averages}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore in place."""
+        """Restore the averages in place."""
         self.updates = int(state["updates"])  # type: ignore[call-overload]
         saved: Mapping[str, Mapping[str, Tensor]] = state["averages"]  # type: ignore[assignment]
         for name, average in self.averages.items():
@@ -50,7 +49,7 @@ class EMA:
 
 
 def averaged_networks(recipe: Recipe, states: States, device: torch.device) -> tuple[Generator, ImageEncoder | None]:
-    """Generator and encoder with these weights, in evaluation mode."""
+    """Build generator and encoder with these weights, in evaluation mode."""
     generator = Generator(recipe.model, recipe.labels.semantic_channels, spectral=False).to(device)
     generator.load_state_dict(states["generator"], strict=False)
     encoder = None

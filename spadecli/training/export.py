@@ -1,4 +1,4 @@
-"""What a run writes as weights: the averages, their batch-norm statistics measured anew where that is asked for."""
+"""The weights that a run exports: its averages (EMA), with recalibrated batch-norm statistics if requested."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ DEFAULT_BATCHES = 50
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What measuring the statistics anew changed.
+    """The effect of recalibrating the batch-norm statistics.
 
-    median, largest: relative change of a channel's standard deviation, as absolute values. before, after: what the
-    validation measures, by name; empty without one.
+    median, largest: absolute relative change of a channel's standard deviation. before, after: validation measures by
+    name; empty without validation.
     """
 
     batches: int
@@ -36,17 +36,17 @@ class Recalibration:
 
     @property
     def line(self) -> str:
-        """The change in a line."""
+        """The effect on one line."""
         text = f"batch-norm statistics measured on {self.batches} training batches"
         text += f": standard deviations changed by {self.median:.1%} (median), {self.largest:.1%} at most"
         return "; ".join([text, *(f"{name} {self.before[name]:.5g} -> {self.after[name]:.5g}" for name in self.before)])
 
 
 class WeightsExporter:
-    """The states of generator and encoder to write, at the step that training has reached.
+    """The states of generator and encoder to export at the step that training has reached.
 
-    batches: how many training batches the statistics are measured on, 0 to leave them; always the first of the run,
-    so that nothing depends on when it was interrupted.
+    batches: number of training batches that batch-norm statistics are measured on, 0 to export the running averages.
+        They are always the first of the run, so that the result does not depend on interruptions.
     """
 
     def __init__(self, trainer: Trainer, dataset: TrainingSet, indices: Sequence[int], batches: int) -> None:
@@ -54,7 +54,7 @@ class WeightsExporter:
         self._made: tuple[int, States] | None = None
 
     def states(self, step: int) -> States:
-        """Effective weights at ``step``; measured once for all that asks at the same step."""
+        """Return the effective weights at ``step``; they are recalibrated once per step."""
         averages = self._trainer.ema.averages
         if not self.batches:
             return averages
@@ -65,14 +65,14 @@ class WeightsExporter:
         return self._made[1]
 
     def save(self, path: Path, card: Card, step: int) -> None:
-        """Write the weights at ``step``; the card says what was measured anew."""
+        """Write the weights at ``step``; the card records a recalibration."""
         states = self.states(step)
         if self.batches:
             card = card.model_copy(update={"training": {**card.training, "recalibrated_on_batches": self.batches}})
         save_weights(path, card, states["generator"], states.get("encoder"))
 
     def effect(self, step: int, validator: Validator | None) -> Recalibration:
-        """How far the statistics moved, and what that does to what the validation measures."""
+        """Compare weights before and after recalibration: statistics and, given a validator, validation measures."""
         before, after = self._trainer.ema.averages, self.states(step)
         changes = np.abs(deviation_change(before["generator"], after["generator"]) or [0.0])
         return Recalibration(

@@ -1,4 +1,4 @@
-"""``--init``: networks from our weights, a run or NVlabs files, brought to the recipe's label space."""
+"""``--init``: start from spade's weights, a run or NVlabs files, carried over to the recipe's label space."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from .step import Trainer
 
 @dataclass(frozen=True)
 class InitWeights:
-    """Networks to start from: effective weights of generator and encoder, the discriminator's as it was trained.
+    """Networks to start from: effective weights of generator and encoder, and the discriminator's training state.
 
-    file: of the generator. labels: what the channels of its map mean. recipe: that it was trained by, as its card
-        has it, {} where it has none.
+    file: the generator's file. labels: the label space of its semantic map. recipe: the recipe it was trained with,
+        from its card; {} if the card has none.
     """
 
     file: Path
@@ -50,7 +50,7 @@ class InitWeights:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def may_know(self, recipe: Recipe) -> bool:
-        """Whether it learned from the same source, and without keeping the recipe's validation pairs out."""
+        """Whether these networks may have been trained on the recipe's validation pairs: same source, other split."""
         data, validation = self.recipe.get("data", {}), self.recipe.get("validation", {})
         if not recipe.data.source or data.get("source") != recipe.data.source:
             return False
@@ -59,11 +59,11 @@ class InitWeights:
         return not (validation.get("every") and same)
 
     def transfer(self, recipe: Recipe) -> ClassTransfer:
-        """Which class becomes which."""
+        """Match the classes of these networks with those of the recipe."""
         return match_classes(self.labels, recipe.labels)
 
     def lines(self, recipe: Recipe) -> list[str]:
-        """What is taken over, for people."""
+        """Describe what is carried over, as lines of text."""
         parts = ["generator"]
         parts += ["encoder"] if self.encoder is not None and recipe.model.has_encoder else []
         parts += ["discriminator"] if self.discriminator is not None else []
@@ -80,10 +80,10 @@ class InitWeights:
 
 
 def open_init(path: Path, recipe: Recipe, labels_of: str | None = None) -> InitWeights:
-    """Read what ``--init`` names: ``.safetensors``, the folder of a run, or ``NAME_net_G.pth``.
+    """Read the argument of ``--init``: ``.safetensors``, the folder of a run, or ``NAME_net_G.pth``.
 
-    labels_of: a recipe whose label space the networks were trained on, where the file cannot tell.
-    Raises UserError that lists every difference between its networks and the recipe's that cannot be bridged.
+    labels_of: a recipe whose label space the networks were trained on, if the file does not say.
+    Raises UserError, which lists every difference from the recipe's networks that cannot be bridged.
     """
     if path.is_dir():
         start = _of_run(path)
@@ -98,18 +98,18 @@ def open_init(path: Path, recipe: Recipe, labels_of: str | None = None) -> InitW
     shape = start.discriminator[0] if start.discriminator else None
     problems = differences(start.architecture, recipe.model, shape, recipe.discriminator)
     if problems:
-        hint = "set these in the recipe as they are there (--set model.ngf=...); label space, training size and encoder"
+        hint = "give the recipe the file's values (--set model.ngf=...); label space, training size and encoder"
         raise UserError(f"{path}: cannot start this recipe", problems=problems, hint=f"{hint} may differ")
     return start
 
 
 def init_record(start: InitWeights) -> Init:
-    """What run.json keeps of a start."""
+    """Return the record of a start for run.json."""
     return Init(file=start.file.name, sha256=file_sha256(start.file))
 
 
 def apply_init(trainer: Trainer, start: InitWeights) -> None:
-    """Set a fresh trainer's networks to the start's, in the recipe's label space; averages begin from them."""
+    """Load the weights into a fresh trainer, in the recipe's label space, and restart the averages from them."""
     recipe, transfer = trainer.recipe, start.transfer(trainer.recipe)
     channels = start.labels.semantic_channels, recipe.labels.semantic_channels
     generator = resize_start(start.generator, start.architecture, recipe.model)
@@ -135,7 +135,7 @@ def _of_weights(path: Path) -> InitWeights:
 
 
 def _of_run(path: Path) -> InitWeights:
-    """The averages of a run, and its discriminator as the last checkpoint has it."""
+    """Read the averages of a run, and its discriminator from the last checkpoint."""
     run = RunFolder(path)
     if not run.exists:
         raise UserError(f"{path}: not the folder of a run", hint="give weights (.safetensors) or NAME_net_G.pth")
@@ -156,7 +156,7 @@ def _of_nvlabs(path: Path, recipe: Recipe, labels_of: str | None) -> InitWeights
 
 
 def _labels_of_nvlabs(path: Path, channels: int, recipe: Recipe, labels_of: str | None) -> LabelSpace:
-    """The label space of a checkpoint, which its file does not tell: as told, the recipe's, or a published one."""
+    """Find the label space of a checkpoint, which its file does not record: as given, the recipe's, or published."""
     if labels_of is not None:
         labels = load_recipe(find_recipe(labels_of)).recipe.labels
         _check_channels(path, channels, labels, labels_of)
@@ -169,8 +169,8 @@ def _labels_of_nvlabs(path: Path, channels: int, recipe: Recipe, labels_of: str 
             return labels
     known = ", ".join(f"{labels.name} {labels.semantic_channels}" for labels in (recipe.labels, *published))
     raise UserError(
-        f"{path}: a map of {channels} channels, which is none of {known}",
-        hint="--init-labels RECIPE names a recipe with the label space that it was trained on",
+        f"{path}: a semantic map of {channels} channels matches none of {known}",
+        hint="--init-labels RECIPE names a recipe with the label space it was trained on",
     )
 
 
@@ -182,6 +182,6 @@ def _relabelled(start: InitWeights, labels: LabelSpace, origin: str) -> InitWeig
 def _check_channels(path: Path, channels: int, labels: LabelSpace, origin: str) -> None:
     if labels.semantic_channels != channels:
         raise UserError(
-            f"--init-labels {origin}: {labels.semantic_channels} channels, {path} was trained on {channels}",
-            hint="classes, unknown and edge channel count",
+            f"--init-labels {origin}: {labels.semantic_channels} channels, but {path} was trained on {channels}",
+            hint="these are the classes, including unknown, and the edge channel",
         )

@@ -1,4 +1,4 @@
-"""The memory of a training step: estimated before a run, and what to lower where it runs out."""
+"""The memory of a training step: an estimate before the run, and advice when memory runs out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from ..model.semantic import SemanticMap
 from .setup import describe_batch
 from .step import build_networks
 
-ROOM = 0.9  # of a device's memory: libraries and workspaces take the rest
+ROOM = 0.9  # usable share of a device's memory: libraries and workspaces take the rest
 
 
 @dataclass(frozen=True)
 class Memory:
     """Estimated bytes of one training step on the device of one process.
 
-    weights: of all networks, the averages (EMA) and the perceptual network; gradients; optimizer: Adam's two
-    moments; activations: what the forward pass keeps for the backward one, by plain convolutions.
+    weights: of all networks, the averages (EMA) and the perceptual network. gradients: of the trained networks.
+    optimizer: Adam's two moments. activations: what the forward pass keeps for the backward pass, with SPADE layers
+    computed by plain convolutions.
     """
 
     weights: int
@@ -39,19 +40,19 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Sum of all parts; libraries and workspaces come on top."""
+        """Sum of all parts, without libraries and workspaces."""
         return self.fixed + self.activations
 
     @property
     def fixed(self) -> int:
-        """What does not depend on the number of images."""
+        """The part that does not depend on the number of images."""
         return self.weights + self.gradients + self.optimizer
 
 
 def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
-    """Memory of a step, from a forward pass of what a process takes at a time that computes shapes only."""
+    """Estimate the memory of a step by running the forward pass of one micro-batch on shapes alone."""
     images = max(1, recipe.train.batch // (processes * recipe.train.accumulate))
-    counted = max(2, images)  # batch norm refuses a single image where it is one pixel large
+    counted = max(2, images)  # batch norm refuses a single image of one pixel
     with FakeTensorMode():
         generator, encoder, discriminator = build_networks(recipe)
         perceptual = _perceptual(recipe)
@@ -81,7 +82,7 @@ class _SavedBytes(saved_tensors_hooks):
 
     def __init__(self, networks: list[nn.Module]) -> None:
         self.total = 0
-        # holding on to the tensors keeps their storages' addresses from being used again
+        # holding the tensors keeps the addresses of their storages from being reused
         self._seen: dict[int, Tensor] = {t.untyped_storage()._cdata: t for m in networks for t in m.parameters()}
         super().__init__(self._count, lambda tensor: tensor)
 
@@ -94,7 +95,7 @@ class _SavedBytes(saved_tensors_hooks):
 
 
 def _perceptual(recipe: Recipe) -> PerceptualLoss | None:
-    """The perceptual network without its weights."""
+    """Build the perceptual loss without its weights."""
     network = recipe.loss.perceptual_network
     if network == "none" or not recipe.loss.perceptual:
         return None
@@ -103,7 +104,7 @@ def _perceptual(recipe: Recipe) -> PerceptualLoss | None:
 
 
 def _shapes(recipe: Recipe, batch: int) -> tuple[SemanticMap, Tensor, Tensor]:
-    """Semantic map, photos and noise of ``batch`` images, without values."""
+    """Make semantic map, photos and noise of ``batch`` images, without values."""
     (height, width), labels = recipe.model.size, recipe.labels
     channels = torch.empty(batch, height, width, dtype=torch.int64)
     edges = torch.empty(batch, height, width) if labels.instances else None
@@ -118,7 +119,7 @@ def _size(network: nn.Module) -> int:
 
 @contextmanager
 def memory_advice(recipe: Recipe, device: torch.device, ranks: Ranks) -> Iterator[None]:
-    """Say what to lower, and by how much, where memory runs out in the block."""
+    """Turn running out of memory in the block into a UserError that says what to lower, and by how much."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as e:
@@ -129,7 +130,7 @@ def memory_advice(recipe: Recipe, device: torch.device, ranks: Ranks) -> Iterato
 
 
 def out_of_memory(recipe: Recipe, ranks: Ranks, room: int | None) -> UserError:
-    """The error for a step that did not fit into ``room`` bytes (None: unknown), with what is estimated to fit."""
+    """Build the error for a step that exceeds ``room`` bytes (None: unknown), with settings estimated to fit."""
     train, (height, width) = recipe.train, recipe.model.size
     at_once = train.batch // (ranks.size * train.accumulate)
     where = f"train.batch = {describe_batch(recipe, ranks)}, size {height}x{width}, {train.precision}"
@@ -138,7 +139,7 @@ def out_of_memory(recipe: Recipe, ranks: Ranks, room: int | None) -> UserError:
     limit = room if room is not None else needed.total - 1
     fitting = int((ROOM * limit - needed.fixed) / image)
     fitting = max(1, min(fitting, at_once - 1))
-    problems = [f"estimated need: {needed.fixed / 2**30:.1f} GiB + {image / 2**30:.2f} GiB for each image at a time"]
+    problems = [f"estimated need: {needed.fixed / 2**30:.1f} GiB + {image / 2**30:.2f} GiB per image at a time"]
     if room is not None:
         problems.append(f"the device has {room / 2**30:.1f} GiB")
     advice = []

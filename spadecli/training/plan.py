@@ -1,4 +1,4 @@
-"""What a training run will be, before it is started: its settings and their sources, its size, its memory."""
+"""``spade train --dry-run``: a run's settings and their sources, its length and its memory, before it starts."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Setting = tuple[str, Any, str]
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """A run as it would be. ``pairs``, ``steps`` and ``steps_per_epoch`` are None where they need data not there.
+    """A run before it starts. ``pairs``, ``steps`` and ``steps_per_epoch`` are None if they need data that is missing.
 
-    settings: (key, value, source) of every value; batch: how it is split over processes; missing: what is wrong
-    with the data, in one line, or "".
-    validation: names of the pairs kept out for it; held_out: how many pairs nothing sees before the final score.
-    notes: what --init carries over; warnings: what is wrong with the data, but no mistake.
+    settings: (key, value, source) of every value. batch: how it is split over processes. missing: one line that says
+    why the data cannot be read, or "".
+    validation: names of the pairs kept out of training for validation. held_out: number of pairs in data.holdout.
+    notes: what --init carries over. warnings: problems of the data that do not prevent training.
     """
 
     run_dir: Path
@@ -56,9 +56,9 @@ class TrainPlan:
 
 
 def plan_training(options: TrainOptions, report: Report | None = None) -> TrainPlan:
-    """What :func:`spadecli.commands.train.command.train` would do; writes nothing.
+    """Plan what :func:`spadecli.commands.train.command.train` would do, without writing anything.
 
-    Raises UserError as it does, but not where the packed data are missing: the plan then says so.
+    Raises UserError like it, except for missing packed data, which ``missing`` reports.
     """
     resolved = resolve_recipe(options, report or Silent())
     recipe = resolved.recipe

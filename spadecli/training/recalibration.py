@@ -1,7 +1,7 @@
-"""Batch-norm statistics of averaged weights, measured anew.
+"""Recalibration of batch-norm statistics for averaged weights.
 
-Training averages the running statistics along with the weights, so they are those of the networks that were, each of
-its own moment. What the averaged weights themselves produce differs; these are its moments, measured over batches.
+Training averages the running statistics along with the weights, so they describe the activations of the individual
+networks of the past. Those of the averaged network differ; here they are measured over batches.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ..model.generator import Generator
 from ..model.semantic import SemanticMap
 from .ema import States
 
-Inputs = tuple[SemanticMap, Tensor, Tensor]  # map, photos [N,3,H,W] in [-1,1], noise [N,Z]
+Inputs = tuple[SemanticMap, Tensor, Tensor]  # semantic map, photos [N,3,H,W] in [-1,1], noise [N,Z]
 
 
 @torch.no_grad()
 def recalibrate(generator: Generator, encoder: ImageEncoder | None, batches: Iterable[Inputs]) -> None:
-    """Set the generator's batch-norm statistics, in place, to their mean over ``batches``; each batch counts the same.
+    """Set the generator's batch-norm statistics, in place, to their mean over ``batches``, each weighted equally.
 
     z comes from the photos as in training. Networks are in evaluation mode before and after.
     """
@@ -45,13 +45,13 @@ def recalibrate(generator: Generator, encoder: ImageEncoder | None, batches: Ite
 
 
 def with_statistics_of(states: States, generator: Generator) -> States:
-    """``states`` with the generator's batch-norm statistics in the place of theirs."""
+    """Return ``states`` with their batch-norm statistics replaced by the generator's."""
     measured = {name: value for name, value in generator.state_dict().items() if _is_statistic(name)}
     return {**states, "generator": {**states["generator"], **measured}}
 
 
 def deviation_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[float]:
-    """By how much the standard deviation of each channel of each norm changed: sqrt(after / before) - 1."""
+    """Return the relative change in standard deviation of each channel of each norm: sqrt(after / before) - 1."""
     changes = [
         ((after[name] + 1e-12) / (value + 1e-12)).sqrt() - 1
         for name, value in before.items()

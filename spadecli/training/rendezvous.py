@@ -1,4 +1,4 @@
-"""How the processes of a run find each other, also after torchrun has started them anew."""
+"""How the processes of a run find each other, also after a restart by torchrun."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.distributed.rendezvous import rendezvous as torch_rendezvous
 from ..core.errors import UserError
 from ..core.ranks import Ranks
 
-PAUSE = 0.02  # seconds between two looks at who has arrived
+PAUSE = 0.02  # seconds between polls of the store
 
 
 def rendezvous(ranks: Ranks, timeout: timedelta) -> dist.Store:  # type: ignore[name-defined]
-    """A store of the processes that are alive now, with nothing of earlier ones in it.
+    """Return a store shared by the processes that are alive now, without keys of earlier ones.
 
-    torchrun keeps one store for all its restarts, and the keys that killed processes left there send new ones to
-    addresses where nobody listens (pytorch issue 135712). Restarts cannot be told apart by their count, which each
-    machine keeps for itself. So process 0 names the round, and answers each of the others under a key that it has
-    just made up. Raises UserError where torchrun was told a port that is none.
+    torchrun keeps one store across restarts, and the keys left there by killed processes send new ones to addresses
+    where nobody listens (pytorch issue 135712). The restart count cannot tell restarts apart, as each machine keeps its
+    own. So process 0 picks a random name for the round and sends it to each of the others under a random key of theirs.
+    Raises UserError if MASTER_PORT is 0.
     """
     if os.environ.get("MASTER_PORT") == "0":
         error = UserError(
@@ -44,7 +44,7 @@ def rendezvous(ranks: Ranks, timeout: timedelta) -> dist.Store:  # type: ignore[
 
 
 def _receive(store: dist.Store, round_: str, size: int, deadline: float) -> None:  # type: ignore[name-defined]
-    """Answer every process that asks, dead ones' questions too, until all have heard. Raises TimeoutError."""
+    """Answer every process that asks, including dead ones, until all have confirmed. Raises TimeoutError."""
     missing = set(range(1, size))
     while missing:
         for rank in sorted(missing):

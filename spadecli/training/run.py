@@ -1,4 +1,4 @@
-"""The training loop, from one step to the last, and what it leaves in the run folder."""
+"""The training loop, and the files it writes to the run folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TIMED_STEPS = 50
 
 
 class TrainingRun:
-    """A run from some step on: the loop, and what is logged, drawn, validated and saved between steps."""
+    """The training loop, with what is logged, drawn, validated and saved between steps."""
 
     def __init__(
         self,
@@ -57,14 +57,14 @@ class TrainingRun:
         self.processes = trainer.processes
         self.tensorboard = tensorboard and self.processes.is_main
         self.sheet = SampleSheet(self.recipe, dataset)
-        self.stats = folder.stats()  # kept, so that a long run does not read its log again at every row of it
+        self.stats = folder.stats()  # kept in memory, so that the log is not read again for every new row
         self.board: Any = None
         self.validated = ""  # the last validation, for the progress bar
 
     def run(self, step: int, seconds_before: float, max_minutes: float | None = None) -> tuple[int, float]:
-        """Train from ``step`` on; returns the step reached and the seconds of the whole run.
+        """Train from ``step`` on; return the step reached and the seconds of the whole run.
 
-        Raises KeyboardInterrupt after Ctrl-C or SIGTERM, with everything saved.
+        Raises KeyboardInterrupt after Ctrl-C or SIGTERM, once everything is saved.
         """
         recipe, train = self.recipe, self.recipe.train
         on_main = self.processes.on_main  # the main process works, the others wait
@@ -89,7 +89,7 @@ class TrainingRun:
                     step += 1
                     bar.advance()
 
-                    # What is due? The processes decide together whether this step is the last.
+                    # Decide what is due; the processes agree on whether this step is the last.
                     last = step == self.steps or self.processes.any(stopped() or time.monotonic() > deadline)
                     save = last or step % train.checkpoint_every == 0
                     log = save or step % train.log_every == 0
@@ -97,7 +97,7 @@ class TrainingRun:
                     validate = bool(every) and (step == self.steps or step % every == 0)
                     draw = last or step % train.sample_every == 0
 
-                    # Log, and check the numbers before they are saved.
+                    # Log, and check that losses and weights are finite before they are saved.
                     if log:
                         rate = (step - logged_step) * train.batch / (time.monotonic() - logged_at)
                         terms = self.trainer.pop_losses(step - logged_step)
@@ -114,7 +114,7 @@ class TrainingRun:
                         on_main(self._save, step, seconds())
                     if last:
                         break
-                    logged_at += time.monotonic() - paused_at  # time between two steps is not training time
+                    logged_at += time.monotonic() - paused_at  # pauses do not count in the training speed
         finally:
             if self.board is not None:
                 self.board.close()
@@ -123,7 +123,7 @@ class TrainingRun:
             raise KeyboardInterrupt
         return step, seconds()
 
-    # What the main process does; the others wait.
+    # Called in the main process only; the others wait.
 
     def _log(self, step: int, steps: int, terms: dict[str, float], rate: float, seconds: float, bar: Task) -> None:
         self._check(terms, step, steps)
@@ -148,17 +148,17 @@ class TrainingRun:
                 self.board.add_scalar(name, value, step)
 
     def _check(self, terms: dict[str, float], step: int, steps: int) -> None:
-        """Stop, before anything is saved, when the numbers are no longer numbers."""
+        """Raise UserError, before anything is saved, if losses or weights are not finite."""
         broken = [name for name, value in terms.items() if not math.isfinite(value)]
         broken += [f"weights of the {name}" for name in self.trainer.nonfinite()]
         if broken or terms["skipped"] > steps:
-            reason = f"{', '.join(broken)} not finite" if broken else f"{terms['skipped']:.0f} updates left out"
+            reason = f"{', '.join(broken)} not finite" if broken else f"{terms['skipped']:.0f} updates skipped"
             raise UserError(
                 f"{self.folder.path}: training diverged before step {step}: {reason}",
-                hint="the last checkpoint is whole; lower train.lr_g and train.lr_d, or set train.precision=fp32",
+                hint="the last checkpoint is intact; lower train.lr_g and train.lr_d, or set train.precision=fp32",
             )
         if terms["skipped"]:
-            self.report.warn(f"step {step}: {terms['skipped']:.0f} updates left out, their gradients were not finite")
+            self.report.warn(f"step {step}: {terms['skipped']:.0f} updates skipped: their gradients were not finite")
 
     def _validate(self, step: int, seconds: float) -> None:
         assert self.validator is not None
@@ -194,12 +194,12 @@ class TrainingRun:
 
 
 def lr_scale(progress: float, decay_from: float) -> float:
-    """Learning rate factor at ``progress`` (0..1) of a run: 1, then linearly to 0 from ``decay_from`` on."""
+    """Return the learning rate factor at ``progress`` (0..1) of a run: 1 up to ``decay_from``, then linearly to 0."""
     return 1.0 if progress <= decay_from else (1 - progress) / (1 - decay_from)
 
 
 def seconds_per_step(trainer: Trainer, dataset: TrainingSet, indices: Sequence[int], report: Report) -> float:
-    """Time of a training step, after a warm-up of a tenth of the steps."""
+    """Measure the seconds of a training step over ``TIMED_STEPS`` steps, after a warm-up of a tenth of that."""
     warm_up = TIMED_STEPS // 10
     loader = training_loader(dataset, indices, trainer, 0, TIMED_STEPS + warm_up)
     started = 0.0
@@ -217,7 +217,7 @@ def seconds_per_step(trainer: Trainer, dataset: TrainingSet, indices: Sequence[i
 def training_loader(
     dataset: TrainingSet, indices: Sequence[int], trainer: Trainer, first_step: int, steps: int
 ) -> DataLoader[Batch]:
-    """This process's part of each step's batch."""
+    """Load this process's share of each step's batch."""
     train, ranks = trainer.recipe.train, trainer.processes.ranks
     share: Callable[..., Any] = partial(ranks.share, accumulate=train.accumulate)
     sampler = StepSampler(indices, train.batch, train.seed, first_step, steps, share)
@@ -240,7 +240,7 @@ def _tensorboard(run_dir: Path) -> Any:
 
 
 def run_card(recipe: Recipe, record: RunRecord, step: int, seconds: float, trainer: Trainer, num_samples: int) -> Card:
-    """The card of the run's weights. Paths are cut to file names: they mean nothing elsewhere."""
+    """Build the card of the run's weights. Paths are cut to file names, as folders mean nothing elsewhere."""
     plain = recipe.model_dump(mode="json")
     for section, key in (("data", "photos"), ("data", "masks"), ("data", "instances"), ("data", "packed")):
         plain[section][key] = Path(plain[section][key]).name

@@ -1,4 +1,4 @@
-"""What a training run starts from: options, recipe, run folder, networks. All of it is checked before it is written."""
+"""The start of a training run: options, recipe, run folder, networks. Everything is checked before it is written."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .step import Trainer, build_networks
 class TrainOptions:
     """What to train, and for how long.
 
-    recipe: a shipped recipe's name, a TOML file, or the folder of a run to go on with; None resumes the newest
-        unfinished run, else takes
-        ./recipe.toml, else the shipped facades recipe.
-    overrides: ``key=value`` for the recipe. init: weights, the folder of a run or an NVlabs generator to start from;
-        init_labels: a recipe with the label space that it was trained on, where the file cannot tell.
-    recalibrate: measure batch-norm statistics of the averages anew for what is exported (a finished run is exported
-        again), on the recipe's number of batches, or 50 where it gives none.
-    max_minutes: stop (resumable) after so long. fit_minutes: choose the number of steps to fit.
+    recipe: name of a shipped recipe, a TOML file, or the folder of a run to resume. None resumes the newest unfinished
+        run; if there is none, it uses ./recipe.toml, then the shipped facades recipe.
+    overrides: ``key=value`` settings for the recipe.
+    init: weights, the folder of a run or an NVlabs generator to start from. init_labels: a recipe with the label space
+        it was trained on, if the file does not say.
+    recalibrate: recalibrate the batch-norm statistics of the exported weights (a finished run is exported again), on
+        the recipe's number of batches, or on 50 if that is 0.
+    max_minutes: stop (resumable) after this time. fit_minutes: choose the number of steps that fit in this time.
     """
 
     recipe: str | None = None
@@ -45,7 +45,7 @@ class TrainOptions:
 
 
 def resolve_recipe(options: TrainOptions, report: Report) -> Resolved:
-    """The recipe: as given, or of the newest unfinished run, or ./recipe.toml, or the shipped facades."""
+    """Load the recipe: as given, or of the newest unfinished run, or ./recipe.toml, or the shipped facades."""
     if options.recipe is not None and (Path(options.recipe) / "run.json").is_file():
         return _of_run(RunFolder(Path(options.recipe)))
     if options.recipe is not None:
@@ -60,7 +60,7 @@ def resolve_recipe(options: TrainOptions, report: Report) -> Resolved:
 
 
 def run_folder(options: TrainOptions, recipe: Recipe) -> RunFolder:
-    """Where the run is, or will be."""
+    """Return the folder of the run, which may not exist yet."""
     if options.recipe is not None and (Path(options.recipe) / "run.json").is_file():
         return RunFolder(Path(options.recipe))
     return RunFolder(options.runs_dir / recipe.name)
@@ -74,9 +74,9 @@ def _of_run(run: RunFolder) -> Resolved:
 def run_record(
     run: RunFolder, resolved: Resolved, options: TrainOptions, data_sha256: str, num_samples: int
 ) -> RunRecord:
-    """run.json of the run: the one that is there, if the options ask for the same, or a new one.
+    """Return the run's run.json if the options agree with it, or a new record if there is none.
 
-    Raises UserError that names every difference.
+    Raises UserError, which names every difference.
     """
     init = None
     if options.init is not None:
@@ -97,12 +97,12 @@ def run_record(
     if old.data_sha256 != data_sha256:
         differences.append("the packed data have changed")
     if init is not None and (old.init is None or old.init.sha256 != init.sha256):
-        differences.append(f"--init {options.init}: it began from {old.init.file if old.init else 'fresh networks'}")
+        differences.append(f"--init {options.init}: it started from {old.init.file if old.init else 'fresh networks'}")
     if options.fit_minutes is not None and options.fit_minutes != old.fit_minutes:
         differences.append(f"--fit-minutes {options.fit_minutes:g}: its {old.steps} steps are fixed")
     if differences:
-        # as after running out of memory at the first step
-        away = "move the folder away" if run.stats() else f"remove {run.path}: it has not got anywhere"
+        # a run without a log row, as after running out of memory at the first step, is no loss
+        away = "move the folder away" if run.stats() else f"remove {run.path}, which holds no progress"
         raise UserError(
             f"{run.path}: holds another run of this name",
             problems=differences,
@@ -112,7 +112,7 @@ def run_record(
 
 
 def new_trainer(recipe: Recipe, device: torch.device, start: InitWeights | None) -> Trainer:
-    """Networks from the recipe's seed, or from where it is told to start."""
+    """Build a trainer with networks from the recipe's seed, or from ``start``."""
     trainer = Trainer(recipe, device)
     if start is not None:
         apply_init(trainer, start)
@@ -120,7 +120,7 @@ def new_trainer(recipe: Recipe, device: torch.device, start: InitWeights | None)
 
 
 def count_parameters(recipe: Recipe) -> dict[str, int]:
-    """Parameters of each network, without building it in memory."""
+    """Count the parameters of each network, without allocating them."""
     with torch.device("meta"):
         generator, encoder, discriminator = build_networks(recipe)
     networks = {"generator": generator, "encoder": encoder, "discriminator": discriminator}
@@ -128,7 +128,7 @@ def count_parameters(recipe: Recipe) -> dict[str, int]:
 
 
 def check_tensorboard() -> None:
-    """Raise BackendUnavailable, with the line that installs it, where TensorBoard is missing."""
+    """Raise BackendUnavailable, with the command that installs it, if TensorBoard is missing."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as e:
@@ -136,14 +136,14 @@ def check_tensorboard() -> None:
 
 
 def _steps_of(recipe: Recipe, num_samples: int) -> int:
-    """Length of the run in steps, as the recipe says."""
+    """Return the length of the run in steps, from the recipe's steps or epochs."""
     if recipe.train.steps is not None:
         return recipe.train.steps
     return max(1, round(float(recipe.train.epochs or 0) * num_samples / recipe.train.batch))
 
 
 def fetch_perceptual(recipe: Recipe, ranks: Ranks, report: Report) -> None:
-    """Download the perceptual network, once on each machine, if the recipe wants it and it is not there yet."""
+    """Download the perceptual network, once per machine, if the recipe uses it and torch's cache lacks it."""
     network = recipe.loss.perceptual_network
     if network == "none" or recipe.loss.perceptual_weights or is_fetched(network):
         return
@@ -153,7 +153,7 @@ def fetch_perceptual(recipe: Recipe, ranks: Ranks, report: Report) -> None:
 
 
 def describe_batch(recipe: Recipe, ranks: Ranks) -> str:
-    """The batch, and how it is split: "32 (4 processes x 8)"."""
+    """Describe the batch and how it is split: "32 (4 processes x 8)"."""
     batch, parts = recipe.train.batch, recipe.train.accumulate
     factors = [f"{ranks.size} processes"] * (ranks.size > 1) + [f"{parts} micro-batches"] * (parts > 1)
     if not factors:

@@ -34,10 +34,10 @@ CURVES = (
 
 
 class SampleSheet:
-    """Rows of mask, photo, reconstruction (where there is an encoder) and samples from fixed z.
+    """Rows of mask, photo, reconstruction (with an encoder) and samples from fixed z.
 
-    The rows are pairs of ``indices`` (into the packed file), the same with the same z through the whole run. Held-out
-    pairs are never shown: who watches a run tunes by what the sheets show.
+    The rows are pairs of ``indices`` (into the packed file; default: the training pairs), the same ones with the same z
+    throughout the run. Pairs of data.holdout are never shown, as people tune settings by what they see on the sheets.
     """
 
     def __init__(self, recipe: Recipe, dataset: TrainingSet, indices: Sequence[int] | None = None) -> None:
@@ -51,8 +51,8 @@ class SampleSheet:
     def draw(self, generator: Generator, encoder: ImageEncoder | None, path: Path) -> float | None:
         """Render with these networks and write a PNG.
 
-        Returns how much the samples of a mask differ: the standard deviation of a channel of a pixel over z, mean
-        over all, for values in [-1,1]; None where there is no z.
+        Returns how much the samples of a mask differ: the standard deviation over z of each pixel and channel, for
+        values in [-1,1], averaged over all of them; None if the networks use no z.
         """
         device = next(generator.parameters()).device
         rows, spreads = [], []
@@ -85,13 +85,13 @@ class SampleSheet:
 
 
 def fixed_z(recipe: Recipe, key: str, samples: int) -> torch.Tensor:
-    """float32 [samples, Z] of the pair called ``key``, by the seed rule with the recipe's seed."""
+    """Return z of the pair called ``key``, by the seed rule with the recipe's seed: float32 [samples, Z]."""
     seeds = [sample_seed(recipe.train.seed, key, i) for i in range(samples)]
     return torch.from_numpy(np.stack([sample_z(seed, recipe.model.z_dim) for seed in seeds]))
 
 
 def photo_tensor(photo: NDArray[np.uint8]) -> torch.Tensor:
-    """A photo uint8 [H,W,3] as the encoder takes it: float32 [1,3,H,W] in [-1,1]."""
+    """Convert a photo uint8 [H,W,3] to the encoder's input: float32 [1,3,H,W] in [-1,1]."""
     return torch.from_numpy(photo_values(photo))[None]
 
 
@@ -109,7 +109,7 @@ def save_grid(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path, gap: int 
 
 
 def plot_losses(rows: Sequence[dict[str, Any]], path: Path, validation: Sequence[dict[str, Any]] = ()) -> None:
-    """Draw the curves of stats.jsonl, and of the distances in validation.jsonl, as a PNG."""
+    """Plot the rows of stats.jsonl, and the distances in the rows of validation.jsonl, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,7 +1,6 @@
-"""One training step of SPADE: forward, two losses, two updates; and the state that survives an interruption.
+"""One training step of SPADE: forward pass, two losses, two updates; and the state that a checkpoint keeps.
 
-What is optimised is listed in model/losses.py (the generator's terms) and model/discriminator.py (both adversarial
-losses).
+The terms of the losses are in model/losses.py, the adversarial losses of both networks in model/discriminator.py.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from .distributed import Processes, unsynchronized
 from .ema import EMA
 
 LOSSES = (*GENERATOR_TERMS, *DISCRIMINATOR_TERMS)
-TERMS = (*LOSSES, "g_norm", "d_norm", "skipped")  # what a step reports
+TERMS = (*LOSSES, "g_norm", "d_norm", "skipped")  # the values that a step reports
 
 
 def build_networks(recipe: Recipe) -> tuple[Generator, ImageEncoder | None, Discriminator]:
-    """The networks that a recipe trains, not yet initialized."""
+    """Build the networks that a recipe trains, not yet initialized."""
     arch, channels = recipe.model, recipe.labels.semantic_channels
     encoder = ImageEncoder(arch) if arch.has_encoder else None
     return Generator(arch, channels), encoder, build_discriminator(channels, recipe.discriminator)
@@ -47,14 +46,14 @@ def build_networks(recipe: Recipe) -> tuple[Generator, ImageEncoder | None, Disc
 class Trainer:
     """Networks, losses and optimizers of a recipe on one device.
 
-    One forward pass of generator and discriminator serves both losses: both learn from the same fakes, made and judged
-    by the networks as they were before. In the published code the discriminator sees fakes of the generator one update
-    later; the losses and their gradients are the same. Its spectral norms take one step of power iteration instead of
-    two.
+    One forward pass of generator and discriminator serves both losses: both are computed on the same fakes, by the
+    networks before either update. The published code updates the generator first and gives the discriminator new
+    fakes; the losses are the same functions. The discriminator's spectral norms take one step of power iteration
+    instead of two.
 
-    Several processes (see :meth:`distribute`) train as one with their batches put together: every loss is a mean,
-    and gradients are means over all processes before they are checked, clipped and applied, so that weights, averages
-    and the vectors of spectral norm are equal everywhere.
+    Several processes (see :meth:`distribute`) train like one with the whole batch: every loss is a mean, and gradients
+    are averaged over the processes before they are checked, clipped and applied, so that weights, averages and the
+    vectors of spectral norm are equal in all of them.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
@@ -78,10 +77,10 @@ class Trainer:
         self.restart_ema()
 
     def step(self, batch: Mapping[str, Any], lr_scale: float) -> None:
-        """Train on this process's part of a batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
+        """Train on this process's share of a batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
 
-        The batch may hold its label ``windows`` (see windows/collate.py). Nothing here waits for the device; the terms
-        of the losses add up in ``totals``.
+        The batch may contain its label ``windows`` (see windows/collate.py). Nothing here waits for the device: TERMS
+        accumulate in ``totals``, there.
         """
         losses = torch.zeros_like(self.totals[: len(LOSSES)])
         with fp32_math(self.recipe.train.precision == "tf32"):
@@ -93,10 +92,10 @@ class Trainer:
         self.totals += torch.cat([losses, torch.stack([g_norm, d_norm, g_skipped + d_skipped])])
 
     def _add_gradients(self, batch: Mapping[str, Any], share: float) -> Tensor:
-        """Add the gradients of ``share`` times both losses of a micro-batch; returns the values of LOSSES."""
+        """Add the gradients of ``share`` times both losses of a micro-batch; return the values of LOSSES."""
         semantic, photo, eps = self.inputs(batch)
 
-        # one forward pass of everything
+        # one forward pass of all networks
         with self._autocast():
             z, mu, logvar = self._latent(photo, eps)
             fake = self._called["generator"](semantic, z)
@@ -105,16 +104,16 @@ class Trainer:
             g_loss, g_terms = generator_losses(done, self.recipe.loss)
             d_loss, d_terms = discriminator_losses(done)
 
-        # each loss moves its own networks
-        del fakes, reals, done  # feature maps, of which backward frees what it has used
+        # each loss has gradients for its own networks only
+        del fakes, reals, done  # so that the backward pass frees feature maps as it uses them
         torch.autograd.backward(share * d_loss, inputs=_parameters(self.optimizer_d), retain_graph=True)
         torch.autograd.backward(share * g_loss, inputs=_parameters(self.optimizer_g))
         return torch.stack([value.to(self.dtype) for value in (g_terms | d_terms).values()])
 
     def _update(self, optimizer: torch.optim.Adam, lr: float) -> tuple[Tensor, Tensor]:
-        """Clip, step and clear; a step with a gradient that is not finite is left out, on the device itself.
+        """Clip gradients, update, and clear them; the device itself skips an update with non-finite gradients.
 
-        Returns the gradient norm (0 if left out) and 1 if the step was left out.
+        Returns the gradient norm (0 if skipped) and whether the update was skipped (1 or 0).
         """
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -129,9 +128,9 @@ class Trainer:
         return torch.where(finite, norm, 0).to(self.dtype), (~finite).to(self.dtype)
 
     def _micro_batches(self, batch: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], float]]:
-        """The parts that a batch is taken in (``train.accumulate``), and what share of it each is.
+        """Yield the micro-batches of a batch (``train.accumulate``), and each one's share of it.
 
-        Spectral norms iterate, and processes exchange gradients, once a step however many parts there are.
+        Whatever their number, spectral norms iterate once per step, and processes exchange gradients once per step.
         """
         parts = self.recipe.train.accumulate
         if parts == 1:
@@ -146,14 +145,14 @@ class Trainer:
                 yield {name: values[i] for name, values in split.items()}, 1 / parts
 
     def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """z of each sample, and the encoder's mean and log variance, each [N,Z] or None."""
+        """Return z of each sample, and the posterior's mean and log variance, each [N,Z] or None."""
         if self.encoder is not None:
             mu, logvar = map(at_least_fp32, self._called["encoder"](photo))
             return reparameterize(mu, logvar, eps), mu, logvar
         return (eps if self.recipe.model.uses_z else None), None, None
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
-        """Semantic map, photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
+        """Return semantic map, photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         photo = (moved["photo"].to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         channels, edges, num_classes = moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes
@@ -162,23 +161,23 @@ class Trainer:
         return semantic, photo, moved["eps"].to(self.dtype)
 
     def pop_losses(self, steps: int) -> dict[str, float]:
-        """Means of TERMS over the last ``steps`` steps (skipped: their sum); the sums start from 0 again.
+        """Return the means of TERMS over the last ``steps`` steps (for skipped, the sum), and reset the totals.
 
-        They are those of the whole batch: every process calls this, and gets the same.
+        They are those of the whole batch: every process must call this, and gets the same values.
         """
         values = dict(zip(TERMS, self.processes.mean(self.totals).tolist(), strict=True))
         self.totals.zero_()
         return {name: value if name == "skipped" else value / steps for name, value in values.items()}
 
     def nonfinite(self) -> list[str]:
-        """Names of the networks whose weights or averages hold a number that is not finite."""
+        """Return the names of the networks whose weights or averages contain non-finite numbers."""
         tensors: dict[str, list[Tensor]] = {name: [*network.parameters()] for name, network in self.networks().items()}
         for name, average in self.ema.averages.items():
             tensors[name] += average.values()
         return [name for name, ts in tensors.items() if not torch.isfinite(torch.nn.utils.get_total_norm(ts))]
 
     def restart_ema(self) -> None:
-        """Let the averages start from the present weights."""
+        """Restart the averages from the current weights."""
         averaged = {n: m for n, m in self.networks().items() if n != "discriminator"}
         self.ema = EMA(averaged, self.recipe.train.ema_decay)
 
@@ -192,7 +191,7 @@ class Trainer:
         self._called = {name: processes.parallel(network) for name, network in self.networks().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that resuming needs: tensors and plain containers."""
+        """Return everything needed to resume, as tensors and plain containers."""
         return {
             "networks": {n: m.state_dict() for n, m in self.networks().items()},
             "optimizers": [self.optimizer_g.state_dict(), self.optimizer_d.state_dict()],
@@ -200,12 +199,12 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         for name, network in self.networks().items():
             network.load_state_dict(state["networks"][name])
         for optimizer, saved in zip((self.optimizer_g, self.optimizer_d), state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-            # the fused optimizer pairs values by their place in memory
+            # the fused optimizer pairs values by memory position, so its state needs the strides of the parameters
             for parameter, state_of in optimizer.state.items():
                 for key, value in state_of.items():
                     if value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -213,7 +212,7 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
 
     def networks(self) -> dict[str, nn.Module]:
-        """The trained networks by name."""
+        """Return the trained networks by name."""
         networks: dict[str, nn.Module | None] = {
             "generator": self.generator,
             "encoder": self.encoder,

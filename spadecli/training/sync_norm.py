@@ -1,7 +1,7 @@
-"""Batch norm over the batches of all processes, on CPU and CUDA alike.
+"""Synchronised batch norm: statistics over the batches of all processes, on CPU and CUDA.
 
-torch's own ``nn.SyncBatchNorm`` takes no CPU tensors, so what it does could not be tested without GPUs; this one
-runs over gloo and NCCL.
+torch's own ``nn.SyncBatchNorm`` takes no CPU tensors and so cannot be tested without GPUs; this one runs over gloo
+and NCCL.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ PIXELS = (0, 2, 3)
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` of the whole batch, of which each process of ``group`` holds a part.
+    """``nn.BatchNorm2d`` over the whole batch, of which each process of ``group`` holds a part.
 
     Outputs, running statistics and gradients are those of the whole batch. Gradients of weight and bias are
     sums over this process's part: averaging them over the processes is left to DistributedDataParallel.
-    The state-dict is that of ``nn.BatchNorm2d``; in evaluation there is no difference.
+    The state dict is that of ``nn.BatchNorm2d``, and so is the function in evaluation.
     """
 
     group: dist.ProcessGroup
 
     def forward(self, input: Tensor) -> Tensor:
-        """[n,C,H,W] -> the same shape and type; every process calls it, with parts of any size above 0."""
+        """[n,C,H,W] -> the same shape and dtype; every process must call it, with any n above 0."""
         if not self.training:
             return super().forward(input)
         out: Tensor
@@ -44,7 +44,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize_norms(network: nn.Module, group: dist.ProcessGroup) -> None:
-    """Turn every ``nn.BatchNorm2d`` in ``network`` into one over all processes; parameters and buffers stay its own."""
+    """Replace every ``nn.BatchNorm2d`` in ``network`` by a synchronised one with the same parameters and buffers."""
     for parent in list(network.modules()):
         for name, norm in parent.named_children():
             if type(norm) is nn.BatchNorm2d:
@@ -59,8 +59,8 @@ def synchronize_norms(network: nn.Module, group: dist.ProcessGroup) -> None:
 class _SyncBatchNorm(torch.autograd.Function):
     """Normalized x; mean and unbiased variance of the whole batch, which carry no gradient.
 
-    Statistics and sums are at least float32, whatever x is. Each process's mean and variance are gathered and
-    combined (Chan et al. 1979): as sums of squares they would lose digits.
+    Statistics and sums are in float32 or wider, whatever the dtype of x. The mean and variance of each process are
+    gathered and combined (Chan et al. 1979), as sums of squares would lose digits.
     """
 
     @staticmethod
@@ -109,5 +109,5 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _planes(values: Tensor) -> Tensor:
-    """[C] -> [C,1,1], to go with [N,C,H,W]."""
+    """[C] -> [C,1,1], to broadcast over [N,C,H,W]."""
     return values[:, None, None]

@@ -1,4 +1,4 @@
-"""Looking at a run's averaged weights on pairs that it does not train on: a distance, a sheet, a row."""
+"""Validation of a run's averaged weights on pairs it does not train on: measures, a sample sheet, a log row."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from .sheets import SampleSheet, fixed_z
 
 @dataclass(frozen=True)
 class Validation:
-    """One look: a row of validation.jsonl.
+    """One validation: a row of validation.jsonl.
 
-    measure: what ``distance`` is called; both are None where no extractor is set. mean_iou: None without a
-    segmenter. is_best: whether no earlier look of the run had a lower distance; always False without one.
+    measure: the name of ``distance``; both are None without an extractor. mean_iou: None without a segmenter.
+    is_best: whether the distance is lower than all earlier ones of the run; False without an extractor.
     """
 
     step: int
@@ -54,24 +54,24 @@ class Validation:
 
     @property
     def line(self) -> str:
-        """The look in a line."""
+        """The result on one line."""
         parts = []
         if self.distance is not None:
             parts.append(f"{self.measure} {self.distance:.5g}" + ", the lowest so far" * self.is_best)
         if self.mean_iou is not None:
             parts.append(f"mIoU {self.mean_iou:.1%}")
-        found = "; ".join(parts) or "a sheet, no measure is set"
+        found = "; ".join(parts) or "no measure is configured"
         return f"step {self.step}: validation on {count(self.pairs, 'pair')}: {found}"
 
     @property
     def status(self) -> str:
-        """The same for the end of a progress bar."""
+        """The result for the end of a progress bar."""
         distance = f" val {self.distance:.5g}" if self.distance is not None else ""
         return distance + (f" mIoU {self.mean_iou:.1%}" if self.mean_iou is not None else "")
 
 
 class MaskAgreement:
-    """How much of the masks a segmenter finds in images made from them."""
+    """Agreement between masks and a segmenter's predictions on the images rendered from them."""
 
     def __init__(self, segmenter: Segmenter, labels: LabelSpace) -> None:
         self._segmenter, self._labels = segmenter, labels
@@ -79,23 +79,23 @@ class MaskAgreement:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was added."""
+        """Discard everything added so far."""
         self._matrix = np.zeros((self._labels.num_classes, self._labels.num_classes + 1), np.int64)
 
     def add(self, images: NDArray[np.uint8], channels: NDArray[np.uint8]) -> None:
-        """Compare images [N,H,W,3] with the class channels [N,H,W] that they were made from."""
+        """Compare images [N,H,W,3] with the class channels [N,H,W] they were rendered from."""
         predicted = self._channel_of[self._segmenter.predict(images)]
         self._matrix += confusion_matrix(channels, predicted, self._labels.num_classes, self._labels.unknown_channel)
 
     def mean_iou(self) -> float:
-        """Mean intersection over union of everything added, 0..1, without the unknown class and classes not there."""
+        """Mean intersection over union of everything added, 0..1, without the unknown class and absent classes."""
         return agreement(self._matrix, self._labels.unknown_channel).mean_iou
 
 
 def open_agreement(recipe: Recipe, device: str) -> MaskAgreement | None:
-    """The measure of ``validation.segmenter``, or None where none is set.
+    """Open the measure of ``validation.segmenter``, or return None if none is set.
 
-    Raises UserError where it does not open or predicts other classes.
+    Raises UserError if the segmenter cannot be opened or predicts other classes.
     """
     source = recipe.validation.segmenter
     if not source:
@@ -110,16 +110,16 @@ def open_agreement(recipe: Recipe, device: str) -> MaskAgreement | None:
 
 
 def check_validation(recipe: Recipe, device: str) -> None:
-    """Raise UserError where the extractor or the segmenter of a recipe does not open; measures and writes nothing."""
+    """Raise UserError if a recipe's extractor or segmenter cannot be opened; measure and write nothing."""
     if recipe.validation.every:
         _extractor(recipe, device)
         open_agreement(recipe, device)
 
 
 class Validator:
-    """The fixed pairs of a run, their photographs' features, and the looks so far.
+    """The fixed validation pairs of a run, the features of their photographs, and the validations so far.
 
-    Raises UserError where the extractor does not open or answers on the photographs with what is no feature.
+    Raises UserError if the extractor cannot be opened or returns non-finite features of the photographs.
     """
 
     def __init__(self, recipe: Recipe, dataset: TrainingSet, run: RunFolder, device: torch.device) -> None:
@@ -130,15 +130,15 @@ class Validator:
         self.sheet = SampleSheet(recipe, dataset, self.indices) if recipe.validation.sheet else None
         self.extractor = _extractor(recipe, str(device))
         self._real = self._photo_features(self.extractor) if self.extractor else None
-        self.agreement = open_agreement(recipe, str(device))  # once: its file is large, and a hash of it is taken
+        self.agreement = open_agreement(recipe, str(device))  # once: the file is large, and it is hashed
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The looks so far."""
+        """The rows of the validations so far."""
         return read_rows(self._run.validation_path)
 
     def look(self, step: int, states: States) -> Validation:
-        """Measure weights, draw their sheet, and add the row."""
+        """Measure weights, draw their sheet, and append the row."""
         started = time.monotonic()
         generator, encoder = averaged_networks(self.recipe, states, self._device)
         distance, mean_iou = self._measure(generator)
@@ -158,13 +158,13 @@ class Validator:
         return found
 
     def measure(self, states: States) -> dict[str, float]:
-        """Fréchet distance and mIoU of weights by their names, those that are asked for, without a row."""
+        """Return the configured measures of weights (Fréchet distance, mIoU) by name, without appending a row."""
         distance, mean_iou = self._measure(averaged_networks(self.recipe, states, self._device)[0])
         named = {self.extractor.frechet_name if self.extractor else "": distance, "mIoU": mean_iou}
         return {name: value for name, value in named.items() if value is not None}
 
     def _measure(self, generator: Generator) -> tuple[float | None, float | None]:
-        """Fréchet distance and mIoU of one image per pair, each None where it is not asked for."""
+        """Return Fréchet distance and mIoU over one image per pair; each is None if not configured."""
         agreement = self.agreement
         if agreement is not None:
             agreement.restart()
@@ -184,7 +184,7 @@ class Validator:
 
     @torch.inference_mode()
     def _images(self, generator: Generator) -> Iterator[tuple[list[Fixed], NDArray[np.uint8]]]:
-        """Batches of pairs, and an image uint8 [N,H,W,3] of each: sample 0 of the seed rule."""
+        """Yield batches of pairs and an image of each, uint8 [N,H,W,3]: sample 0 of the seed rule."""
         for indices in self._batches():
             pairs = [self._dataset.centre(i) for i in indices]
             channels = torch.from_numpy(np.stack([pair.channels for pair in pairs]).astype(np.int64))
@@ -202,7 +202,7 @@ class Validator:
             yield pairs, np.stack([image_bytes(image) for image in images])
 
     def _photo_features(self, extractor: Extractor) -> NDArray[np.float32]:
-        """Features [N,D] of the pairs' photographs, from the cache where another look or run has had them."""
+        """Return the features [N,D] of the pairs' photographs, from the cache if they have been computed before."""
         h, w = self.recipe.model.size
         kind = "inception" if extractor.inception else "plain"
         folder = cache_dir() / "validation" / f"{extractor.sha256[:16]}-{kind}-{h}x{w}"
@@ -214,7 +214,7 @@ class Validator:
         if new:
             found = np.concatenate([extractor(np.stack([photos[i] for i in part])) for part in self._batches(new)])
             if bad := [self._dataset.packed.names[i] for i, row in zip(new, found, strict=True) if not _finite(row)]:
-                raise UserError(f"{extractor.path}: answers with features that are not finite", problems=bad)
+                raise UserError(f"{extractor.path}: returns features that are not finite", problems=bad)
             store.add([self._dataset.packed.names[i] for i in new], [hashes[i] for i in new], found)
         return store.rows([hashes[i] for i in self.indices])
 

@@ -1,1 +1,1 @@
-"""Distinct label windows: found once for a batch of maps, then used by training and by inference."""
+"""Distinct label windows: found once per batch of label maps, used in training and in inference."""

@@ -1,7 +1,7 @@
-"""The distinct windows of a batch at every size of the generator, found beside the data and sent in one copy.
+"""The distinct windows of a batch at every size of the generator, found by the data loader and sent in one copy.
 
-They depend on the label maps alone, so the data loader's workers find them. The training loop runs ahead of its device
-and never has to wait to learn how many windows there are.
+They depend on the label maps alone, so the data loader's workers find them. The training loop on the host can thus run
+ahead of the device: it never waits to learn the number of windows.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ WindowsBySize = dict[tuple[Size, int], TrainingWindows | None]  # by size and ke
 
 
 class BatchWindows:
-    """The windows of a batch at several sizes, in one int32 tensor. Moves and is pinned like a tensor.
+    """The windows of a batch at several sizes, in one int32 tensor. It can be moved and pinned like a tensor.
 
-    ``shapes``: of the tensors of each size, one after the other; None where the plain form is to be used.
+    flat: the tensors of every size, one after the other. shapes: their shapes, by size; None for a size that uses the
+    plain form.
     """
 
     def __init__(self, flat: Tensor, kernel: int, shapes: Mapping[Size, Sequence[tuple[int, ...]] | None]) -> None:
@@ -36,7 +37,7 @@ class BatchWindows:
     def find(
         cls, channels: Tensor, edges: Tensor | None, num_classes: int, sizes: Sequence[Size], kernel: int, every: bool
     ) -> BatchWindows:
-        """Of channels [M,H,W] and edges (see SemanticMap); ``every`` size, or those where it is worthwhile."""
+        """Find the windows of channels [M,H,W] and edges (see SemanticMap), at ``every`` size or where worthwhile."""
         tensors: list[Tensor] = []
         shapes: dict[Size, list[tuple[int, ...]] | None] = {}
         for size in sizes:
@@ -49,19 +50,19 @@ class BatchWindows:
         return cls(flat, kernel, shapes)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> BatchWindows:
-        """The same on a device."""
+        """Return the windows on a device."""
         return BatchWindows(self.flat.to(device, non_blocking=non_blocking), self.kernel, self.shapes)
 
     def pin_memory(self) -> BatchWindows:
-        """The same in pinned memory; the data loader calls it."""
+        """Return the windows in pinned memory; called by the data loader."""
         return BatchWindows(self.flat.pin_memory(), self.kernel, self.shapes)
 
     def tensor_split(self, parts: int) -> list[BatchWindows]:
-        """In one part, themselves."""
+        """Split into one part, the only number possible here. Raises ValueError for any other."""
         return PartedWindows([self]).tensor_split(parts)
 
     def by_size(self) -> WindowsBySize:
-        """What SemanticMap takes. Views: nothing is copied."""
+        """Return the ``windows`` argument of SemanticMap, as views of ``flat``."""
         found: WindowsBySize = {}
         begin = 0
         for size, shapes in self.shapes.items():
@@ -75,26 +76,26 @@ class BatchWindows:
 
 
 class PartedWindows:
-    """The windows of each micro-batch; splits like a tensor, into as many parts as it was made for."""
+    """The windows of each micro-batch; splits like a tensor, but only into the number of parts it was made for."""
 
     def __init__(self, parts: Sequence[BatchWindows]) -> None:
         self.parts = list(parts)
 
     def tensor_split(self, parts: int) -> list[BatchWindows]:
-        """The windows of each part."""
+        """Return the windows of each part. Raises ValueError for another number of parts."""
         if parts != len(self.parts):
-            raise ValueError(f"windows of {len(self.parts)} parts of a batch, asked for {parts}")
+            raise ValueError(f"windows of {len(self.parts)} parts of a batch cannot be split into {parts}")
         return self.parts
 
     def pin_memory(self) -> PartedWindows:
-        """The same in pinned memory; the data loader calls it."""
+        """Return the windows in pinned memory; called by the data loader."""
         return PartedWindows([t.pin_memory() for t in self.parts])
 
 
 class CollateWindows:
-    """The data loader's collate function: the default one, and ``windows`` of the label maps.
+    """Collate function of the data loader: the default one, plus ``windows`` of the label maps.
 
-    parts: how many parts the batch is taken in.
+    parts: number of micro-batches that the batch is split into.
     """
 
     def __init__(self, recipe: Recipe, parts: int = 1) -> None:
@@ -102,13 +103,13 @@ class CollateWindows:
         self.sizes, self.every = level_sizes(recipe.model), recipe.train.modulation == "fast"
 
     def __call__(self, items: list[dict[str, Tensor]]) -> dict[str, Any]:
-        """Items of a TrainingSet to a batch."""
+        """Collate items of a TrainingSet to a batch."""
         batch: dict[str, Any] = default_collate(items)
         batch["windows"] = self.windows(batch)
         return batch
 
     def windows(self, batch: Mapping[str, Tensor]) -> BatchWindows | PartedWindows:
-        """The windows of a batch that has none yet."""
+        """Find the windows of a batch."""
         channels = batch["channels"].tensor_split(self.parts)
         edges = batch["edges"].tensor_split(self.parts) if "edges" in batch else [None] * self.parts
         parts = [
@@ -119,7 +120,7 @@ class CollateWindows:
 
 
 def collate_for(recipe: Recipe, device: torch.device, parts: int = 1) -> CollateWindows | None:
-    """The collate function of a recipe's training on a device; None is the default one, where no windows are used."""
+    """Return the collate function for training a recipe on a device; None (the default) if no windows are used."""
     if recipe.model.conditioning != "spade" or recipe.train.modulation == "plain":
         return None
     if recipe.train.modulation == "auto" and device.type != "cpu":
@@ -128,5 +129,5 @@ def collate_for(recipe: Recipe, device: torch.device, parts: int = 1) -> Collate
 
 
 def level_sizes(arch: Architecture) -> list[Size]:
-    """The sizes of the generator's feature maps, largest first."""
+    """Return the sizes of the generator's feature maps, largest first."""
     return [(arch.size[0] >> i, arch.size[1] >> i) for i in range(arch.num_upsamples + 1)]

@@ -1,9 +1,9 @@
-"""The distinct label windows of a batch of maps: all that SPADE's two convolutions can see around a pixel.
+"""The distinct label windows of a batch of maps: the receptive fields of SPADE's two convolutions.
 
-A k x k convolution of a k x k convolution of the map depends, at a pixel, on a k x k *window* of *patches*, each patch
-being the k x k label codes around one of the window's pixels. Real maps hold few distinct windows, so the layer is
+At a pixel, a k x k convolution of a k x k convolution of the label map depends on a k x k *window* of *patches*, where
+each patch is the k x k label codes around one pixel of the window. Real maps have few distinct windows, so the layer is
 computed once for each of them and gathered: in training (modulate.py) and in inference (tables.py). One search per
-resolution serves every SPADE layer there.
+resolution serves every SPADE layer of that resolution.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..core.sizes import Size
 from ..kernels import native
 
 Ints = NDArray[np.int32]
-# Share of pixels that differ from their neighbour above which windows repeat too seldom to be worth a search. In small
-# maps the search takes no time, so it pays for longer.
+# If more than this share of pixels differ from their neighbour, windows repeat too seldom to be worth a search. In
+# small maps the search takes hardly any time, so it pays up to a larger share.
 NOISE, NOISE_IN_SMALL = 0.2, 0.5
 SMALL = 1 << 12  # pixels
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The distinct windows of M maps of one size, for two convolutions of kernel k. All int32.
+    """The distinct windows of M maps of one size, for two convolutions of kernel size k. All tensors are int32.
 
     patches: [n, k²] the codes of each distinct patch in reading order, 0 outside the map.
     windows: [w, k²] the patches in each distinct window, numbered from 1; 0 outside the map.
     window_of_pixel: [M,h,w] the window around each pixel, 0..w-1.
-    every_pixel: there was no search: patches and windows are those of every pixel in reading order, and may repeat.
+    every_pixel: no search was made: patches and windows are those of every pixel in reading order, and may repeat.
     """
 
     patches: Tensor
@@ -43,12 +43,12 @@ class Windows:
 
     @property
     def share(self) -> float:
-        """Distinct windows as a share of the pixels: the share of the work that is left."""
+        """Distinct windows as a share of the pixels: the share of the work that remains."""
         return len(self.windows) / self.window_of_pixel.numel()
 
     @cached_property
     def pixel_of_window(self) -> Tensor:
-        """[w] the first pixel, in flat order, that each window is around."""
+        """[w] the first pixel, in flat order, with each window."""
         flat = self.window_of_pixel.flatten()
         number = torch.arange(len(flat) - 1, -1, -1, device=flat.device)
         return torch.zeros(len(self.windows), dtype=torch.int64, device=flat.device).scatter_reduce_(
@@ -56,7 +56,7 @@ class Windows:
         )
 
     def to(self, device: torch.device) -> Windows:
-        """The same on another device, copied from pinned memory so that the copy overlaps with work there."""
+        """Return the windows on another device, copied from pinned memory so that the copy overlaps with work there."""
         if device.type == "cpu":
             return self
         patches, windows, window_of_pixel = (
@@ -66,31 +66,31 @@ class Windows:
 
 
 def label_codes(channels: NDArray[np.integer], edges: NDArray[np.integer] | None) -> Ints:
-    """One number, 1 and above, for class and edge of each pixel [..]: channel + 1, or 2·channel + edge + 1."""
+    """Combine class and edge of each pixel [..] into one code >= 1: channel + 1, or 2·channel + edge + 1."""
     codes = channels.astype(np.int32)
     return codes + 1 if edges is None else 2 * codes + edges.astype(np.int32) + 1
 
 
 def num_codes(num_classes: int, has_edges: bool) -> int:
-    """How many different codes :func:`label_codes` gives."""
+    """Return the number of different codes of :func:`label_codes`."""
     return num_classes * (1 + has_edges)
 
 
 def sampled_codes(channels: Tensor, edges: Tensor | None, size: Size) -> Ints:
-    """:func:`label_codes` of tensors [M,H,W], nearest sampled at ``size``. Waits for a CUDA device."""
+    """Return :func:`label_codes` of tensors [M,H,W], nearest sampled at ``size``. Synchronises with a CUDA device."""
     sampled = [nearest(maps, size).cpu().numpy() for maps in (channels, edges) if maps is not None]
     return label_codes(sampled[0], sampled[1] if edges is not None else None)
 
 
 def nearest(maps: Tensor, size: Size) -> Tensor:
-    """Maps [M,H,W] nearest (floor) sampled; ``size`` divides theirs."""
+    """Sample maps [M,H,W] at ``size``, which divides theirs, by nearest (floor)."""
     return maps[:, :: maps.shape[1] // size[0], :: maps.shape[2] // size[1]]
 
 
 def find_windows(codes: Ints, kernel: int, search_noise: bool = True) -> Windows:
-    """The windows of codes int32 [M,h,w], 1 and above, compared exactly; tensors on the CPU.
+    """Find the distinct windows of codes int32 [M,h,w], all >= 1, by exact comparison; tensors on the CPU.
 
-    search_noise: search maps too in which windows hardly repeat; False takes every pixel's window there.
+    search_noise: also search maps in which windows hardly repeat; if False, these get one window per pixel.
     """
     codes = np.ascontiguousarray(codes, np.int32)
     if not search_noise and _changes(codes) > (NOISE if codes.size > SMALL else NOISE_IN_SMALL):
@@ -115,15 +115,15 @@ def _as_tensors(patches: Ints, windows: Ints, window_of_pixel: Ints, every_pixel
 
 
 def _changes(codes: Ints) -> float:
-    """The share of pixels that differ from the next one, across or down, whichever is larger."""
+    """Return the share of pixels that differ from the next one, across or down, whichever is larger."""
     shares = [(codes[:, :, 1:] != codes[:, :, :-1]), (codes[:, 1:] != codes[:, :-1])]
     return max(float(s.mean()) if s.size else 0.0 for s in shares)
 
 
 def _number_patches(values: Ints, kernel: int) -> tuple[Ints, NDArray[np.int64]]:
-    """The distinct k x k patches of values [M,h,w], numbered from 1: each pixel's number, and a pixel of each.
+    """Number the distinct k x k patches of values [M,h,w] from 1; return each pixel's number, and one pixel of each.
 
-    The rows of each patch are numbered first, then the columns of row numbers.
+    The rows of the patches are numbered first, then the columns of row numbers.
     """
     firsts = np.empty(0, np.int64)
     for axis in (2, 1):
@@ -145,7 +145,7 @@ def _number_patches(values: Ints, kernel: int) -> tuple[Ints, NDArray[np.int64]]
 
 
 def _patches_at(values: Ints, pixels: NDArray[np.integer], kernel: int) -> Ints:
-    """The k x k patches of values [M,h,w] around flat pixels [n], 0 outside: [n, k²]."""
+    """Cut the k x k patches around flat pixels [n] out of values [M,h,w], 0 outside: [n, k²]."""
     half = kernel // 2
     padded = np.pad(values, ((0, 0), (half, half), (half, half)))
     m, y, x = np.unravel_index(pixels, values.shape)

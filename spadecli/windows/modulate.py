@@ -1,15 +1,15 @@
-"""SPADE's modulation in training, computed once for each distinct label window: the same function and gradients.
+"""SPADE's modulation in training, computed once per distinct label window: the same function and gradients.
 
-The plain form is :meth:`spadecli.model.spade.SPADE.forward`, which also lists the other forms. Three things make this
-one cheaper:
+The plain form is :meth:`spadecli.model.spade.SPADE.forward`; model/spade.py lists all forms. Three things make this one
+cheaper:
 
 - The first convolution of one-hot planes is a sum of rows of its weights, and both convolutions are computed once
-  for each distinct window (:func:`gamma_beta_of_windows`).
+  per distinct window (:func:`gamma_beta_of_windows`).
 - Batch norm, modulation and leaky ReLU are one step with a hand-written backward pass. It keeps the layer's input and
   output, which the convolutions around it keep anyway, and no full-size gamma and beta.
-- Where values are gathered for each pixel, pixels are processed in pieces that stay in the processor's cache.
+- When values are gathered per pixel, pixels are processed in pieces that fit in the processor's cache.
 
-There are first derivatives only; asking for a second one raises.
+Only first derivatives exist; a second one raises an error.
 """
 
 from __future__ import annotations
@@ -24,24 +24,22 @@ from torch.nn import functional as F
 from ..compute.autograd import first_order_only
 from .segments import Segments, TrainingWindows
 
-COST_OF_GATHERING = 800  # of a window, as products; measured on two CPU cores at 8x8 to 256x256, float32 and bfloat16
-ELEMENTS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 27}  # of a full-size feature map
-ROWS_AT_ONCE = {"cpu": 1 << 11, "cuda": 1 << 16}  # of the matrix of windows
-
-
+COST_OF_GATHERING = 800  # of one window, in products; measured on a CPU at 8x8 to 256x256, float32 and bfloat16
+ELEMENTS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 27}  # elements of a full-size feature map per piece
+ROWS_AT_ONCE = {"cpu": 1 << 11, "cuda": 1 << 16}  # rows of the matrix of windows per piece
 WORTHWHILE_SHARE = 0.95
 
 
 def is_worthwhile(share: float) -> bool:
-    """Whether windows that are this share of the pixels can be cheaper for any layer; :func:`is_cheaper` weighs one."""
+    """Whether windows can be cheaper for any layer at this share of the pixels; :func:`is_cheaper` decides for one."""
     return share <= WORTHWHILE_SHARE
 
 
 def is_cheaper(share: float, shared: nn.Conv2d, gamma_beta: nn.Conv2d) -> bool:
-    """Whether a training step of a SPADE layer is cheaper by window, distinct windows being ``share`` of the pixels.
+    """Whether a training step of a SPADE layer is cheaper by windows, if these are ``share`` of the pixels.
 
-    Counted are products of a pixel with one tap's hidden channels, forward and backward. The first convolution needs
-    no gradient of its input, and disappears.
+    The unit is the product of one pixel and tap with the hidden channels, forward and backward. The first convolution
+    needs no gradient of its input, and by windows it costs next to nothing.
     """
     second = 3 * gamma_beta.out_channels
     return share * (second + COST_OF_GATHERING) < second + 2 * shared.in_channels
@@ -50,7 +48,7 @@ def is_cheaper(share: float, shared: nn.Conv2d, gamma_beta: nn.Conv2d) -> bool:
 def gamma_beta_of_windows(
     shared: nn.Conv2d, gamma_beta: nn.Conv2d, windows: TrainingWindows, num_classes: int, dtype: torch.dtype
 ) -> Tensor:
-    """What ``gamma_beta(relu(shared(planes)))`` is in each distinct window: [w, 2·C] of ``dtype``."""
+    """Compute ``gamma_beta(relu(shared(planes)))`` in each distinct window: [w, 2·C] of ``dtype``."""
     with torch.autocast(windows.window_of_pixel.device.type, enabled=False):
         table = _code_table(shared.weight, num_classes)
         hidden: Tensor = _SumCodeRows.apply(table.flatten(0, 1), windows)  # type: ignore[no-untyped-call]
@@ -63,7 +61,7 @@ def gamma_beta_of_windows(
 
 
 def at_pixels(gamma_beta: Tensor, windows: TrainingWindows, masks: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """gamma and beta of every pixel, each [M,C,h,w], from those of each window [w, 2·C]."""
+    """Gather gamma and beta of every pixel, each [M,C,h,w], from those of each window [w, 2·C]."""
     gamma, beta = (
         gamma_beta.index_select(0, windows.window_of_pixel).view(masks, *size, -1).permute(0, 3, 1, 2).chunk(2, 1)
     )
@@ -71,9 +69,9 @@ def at_pixels(gamma_beta: Tensor, windows: TrainingWindows, masks: int, size: tu
 
 
 def modulate(x: Tensor, norm: nn.Module, gamma_beta: Tensor, windows: TrainingWindows, slope: float) -> Tensor:
-    """leaky_relu(norm(x) · (1 + gamma) + beta) for x [M,C,h,w] and ``gamma_beta`` [w, 2·C], gamma then beta.
+    """Compute leaky_relu(norm(x) · (1 + gamma) + beta) for x [M,C,h,w] and ``gamma_beta`` [w, 2·C], gamma first.
 
-    Batch norm is taken into the step. Any other norm (instance norm, synchronised batch norm) is called as it is.
+    A plain batch norm becomes part of the step. Any other norm (instance norm, synchronised batch norm) is called.
     """
     mean, inverse = _batch_statistics(norm, x)
     if mean is None:
@@ -88,9 +86,9 @@ def modulate(x: Tensor, norm: nn.Module, gamma_beta: Tensor, windows: TrainingWi
 
 @torch.no_grad()
 def _batch_statistics(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Mean and 1/sqrt(variance + eps) of each channel that a plain batch norm uses, its running statistics updated.
+    """Return mean and 1/sqrt(variance + eps) of each channel in a plain batch norm, and update its running statistics.
 
-    Two times None where the norm is another: a class of its own may do more than this.
+    (None, None) for any other norm, including subclasses, which may do more than this.
     """
     if type(norm) is not nn.BatchNorm2d or norm.affine or x.numel() == x.shape[1]:
         return None, None
@@ -105,9 +103,9 @@ def _batch_statistics(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor] | tup
 
 
 def _code_table(weight: Tensor, num_classes: int) -> Tensor:
-    """What each code adds to the first convolution at each tap: [O,I,k,k] -> [k², codes + 1, O].
+    """Tabulate what each code adds to the first convolution at each tap: [O,I,k,k] -> [k², codes + 1, O].
 
-    Row 0 is outside: zeros. Then the classes, each without and with an edge where there is an edge plane.
+    Row 0 is for pixels outside the map: zeros. Then the classes; with an edge plane, each without and with an edge.
     """
     taps = weight.flatten(2).permute(2, 1, 0)
     classes = taps[:, :num_classes]
@@ -117,7 +115,7 @@ def _code_table(weight: Tensor, num_classes: int) -> Tensor:
 
 
 def _pieces(matrix: Tensor) -> Iterator[slice]:
-    """Ranges of rows of a matrix that are processed at once."""
+    """Yield ranges of rows of a matrix to process at once."""
     length, width = matrix.shape
     step = max(1, ELEMENTS_AT_ONCE[matrix.device.type] // width)
     for begin in range(0, length, step):
@@ -125,7 +123,7 @@ def _pieces(matrix: Tensor) -> Iterator[slice]:
 
 
 class _SumCodeRows(torch.autograd.Function):
-    """The sum of the table's rows that each distinct patch adds: table [k²·(codes + 1), O] -> [n, O]."""
+    """Sum of the table's rows for the codes of each distinct patch: table [k²·(codes + 1), O] -> [n, O]."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, windows: TrainingWindows) -> Tensor:
@@ -145,8 +143,8 @@ class _SumCodeRows(torch.autograd.Function):
 class _MultiplyWindows(torch.autograd.Function):
     """A k x k convolution at one pixel of each distinct window.
 
-    hidden [n,H] of each patch, where 0 of ``windows.windows`` stands for zeros, and weight [O, k²·H] -> [w, O].
-    The patches of a window side by side are gathered again in the backward pass, a piece at a time.
+    hidden [n,H] of each patch and weight [O, k²·H] -> [w, O]; index 0 in ``windows.windows`` stands for zeros.
+    The matrix of windows (the patches of each side by side) is not saved: the backward pass gathers it again in pieces.
     """
 
     @staticmethod
@@ -181,10 +179,10 @@ def _side_by_side(padded: Tensor, windows: Tensor) -> Tensor:
 
 
 class _Modulate(torch.autograd.Function):
-    """leaky_relu((x - mean) · inverse · (1 + gamma) + beta), gamma and beta from the window of each pixel.
+    """leaky_relu((x - mean) · inverse · (1 + gamma) + beta), with gamma and beta from the window of each pixel.
 
-    x [P,C]; gamma_beta [w,2·C]; mean and inverse [C], or None for 0 and 1. ``batch_stats``: they are x's own
-    statistics, and the gradient goes through them.
+    x [P,C]; gamma_beta [w,2·C]; mean and inverse [C], or None for 0 and 1. ``batch_stats``: they are statistics of x
+    itself, and the gradient includes them.
     """
 
     @staticmethod
@@ -221,7 +219,7 @@ class _Modulate(torch.autograd.Function):
         x, out, scale_shift, mean, inverse = ctx.saved_tensors
         windows: TrainingWindows = ctx.windows
         scale = scale_shift[:, : x.shape[1]].contiguous()
-        # back through the leaky ReLU, then sums over each window's pixels for its shift and its scale
+        # backward through the leaky ReLU, then sums over each window's pixels for its shift and its scale
         of_x, centred = torch.empty_like(x), torch.empty_like(x)
         for piece in _pieces(x):
             torch.ops.aten.leaky_relu_backward(gradient[piece], out[piece], ctx.slope, True, grad_input=of_x[piece])
@@ -230,7 +228,7 @@ class _Modulate(torch.autograd.Function):
         del centred
         of_gamma_beta = torch.cat([of_scale if inverse is None else of_scale * inverse, of_shift], 1)
 
-        # back through scale and shift, and through the statistics of x: their gradients are sums over the windows
+        # backward through scale and shift, and through the statistics of x: their gradients are sums over the windows
         through_stats = None
         if ctx.batch_stats:
             by_mean = -(scale * of_shift).sum(0) / len(x)

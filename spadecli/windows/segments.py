@@ -1,8 +1,8 @@
-"""What training adds to the distinct windows: the sums of the backward pass, prepared on the host.
+"""Distinct windows for training: with the index lists of the backward pass, prepared on the host.
 
-Forward, a window form gathers rows; backward, the gradients of all places that gathered a row are added up. Which
-places these are depends on the label maps alone: they are listed beside the data (collate.py), so that the device
-neither sorts nor waits.
+The forward pass gathers rows; the backward pass sums the gradients of all positions that gathered the same row. These
+positions depend on the label maps alone, so the data loader lists them (collate.py), and the device neither sorts nor
+waits.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch.nn import functional as F
 from .find import Windows
 
 Ints = NDArray[np.int64]
-LONGEST_PIECE = 512  # rows that one thread adds up before another may take over
+LONGEST_PIECE = 512  # rows that one thread sums; longer segments are split into pieces
 LARGEST_ROUNDING = 1 << 12
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Which rows of a matrix belong to each of n segments, in the form that a parallel sum wants. All int32.
+    """The rows of a matrix that belong to each of n segments, laid out for a parallel sum. All tensors are int32.
 
-    ``order`` lists the rows segment by segment; ``pieces`` says where each piece of a segment begins in it, and
-    ``firsts`` [n] where each segment begins among the pieces.
+    order: the rows, segment by segment. pieces: where each piece of a segment begins in ``order``. firsts: [n] where
+    each segment begins in ``pieces``.
     """
 
     order: Tensor
@@ -38,7 +38,7 @@ class Segments:
 
     @classmethod
     def build(cls, order: Ints, starts: Ints) -> Self:
-        """``starts`` [n]: where each segment begins in ``order``."""
+        """Build the segments; ``starts`` [n] is where each begins in ``order``."""
         lengths = np.diff(starts, append=len(order))
         counts = np.maximum(1, -(-lengths // LONGEST_PIECE))
         firsts = np.cumsum(counts) - counts
@@ -49,7 +49,7 @@ class Segments:
         return cls(*(_int32(a) for a in (order, pieces, firsts)))
 
     def sum(self, rows: Tensor) -> Tensor:
-        """Sum of each segment's rows: [.., C] -> [n, C], half precision to float32."""
+        """Sum the rows of each segment: [.., C] -> [n, C], in float32 or wider."""
         sums = F.embedding_bag(self.order, rows, self.pieces, mode="sum")
         sums = sums.to(torch.promote_types(rows.dtype, torch.float32))
         if len(self.pieces) == len(self.firsts):
@@ -60,17 +60,17 @@ class Segments:
 
 @dataclass(frozen=True)
 class TrainingWindows:
-    """Distinct windows (see :class:`.find.Windows`) and the transposed lists for the backward pass. All int32.
+    """Distinct windows (see :class:`.find.Windows`) with the transposed lists of the backward pass. All int32.
 
-    Numbers of patches and windows are rounded up: some of the last are made up and belong to no pixel.
+    The numbers of patches and windows are rounded up: the last ones may be padding that belongs to no pixel.
 
-    code_rows: [n, k²] which row of the table of codes each tap of each patch adds. The table holds, for each tap in
-        reading order, a row for 0 (outside the map) and one for each code.
+    code_rows: [n, k²] the row of the code table for each tap of each patch. For each tap in reading order, the table
+        has a row for 0 (outside the map) and one per code.
     windows: [w, k²] the patches in each window, numbered from 1; 0 outside the map.
     window_of_pixel: [M·h·w] the window around each pixel, 0..w-1.
-    used_code_rows: the rows of the table that are used at all. places_of_code_row: the places in ``code_rows`` that
-        hold each of them.
-    places_of_patch: the places in ``windows`` that hold each patch. pixels_of_window: the pixels of each window.
+    used_code_rows: the rows of the table that occur in ``code_rows``. places_of_code_row: the positions in
+        ``code_rows`` that hold each of these.
+    places_of_patch: the positions in ``windows`` that hold each patch. pixels_of_window: the pixels of each window.
     """
 
     code_rows: Tensor
@@ -83,7 +83,7 @@ class TrainingWindows:
 
     @classmethod
     def build(cls, found: Windows, num_codes: int) -> Self:
-        """From the windows of codes 1..num_codes; tensors on the CPU."""
+        """Build from the distinct windows of codes 1..num_codes; tensors on the CPU."""
         patches, windows = (t.numpy().astype(np.int64) for t in (found.patches, found.windows))
         window_of_pixel = found.window_of_pixel.numpy().ravel().astype(np.int64)
         pixels, taps = len(window_of_pixel), patches.shape[1]
@@ -107,39 +107,39 @@ class TrainingWindows:
 
     @property
     def share(self) -> float:
-        """Distinct windows as a share of the pixels: the share of the work that is left."""
+        """Distinct windows as a share of the pixels: the share of the work that remains."""
         return len(self.windows) / len(self.window_of_pixel)
 
     def tensors(self) -> list[Tensor]:
-        """All tensors, in the order that :meth:`of_tensors` takes."""
+        """Return all tensors, in the order of :meth:`of_tensors`."""
         segments = (self.places_of_code_row, self.places_of_patch, self.pixels_of_window)
         lists = [t for s in segments for t in (s.order, s.pieces, s.firsts)]
         return [self.code_rows, self.windows, self.window_of_pixel, self.used_code_rows, *lists]
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """Return the windows on a device."""
         return self.of_tensors([t.to(device) for t in self.tensors()])
 
     @classmethod
     def of_tensors(cls, tensors: Sequence[Tensor]) -> Self:
-        """The inverse of :meth:`tensors`."""
+        """Invert :meth:`tensors`."""
         code_rows, windows, window_of_pixel, used, *lists = tensors
         segments = (Segments(*lists[i : i + 3]) for i in (0, 3, 6))
         return cls(code_rows, windows, window_of_pixel, used, *segments)
 
 
 def _missing(number: int, members: int) -> int:
-    """What ``number`` lacks to a round one. With new lengths in each batch memory would fragment and grow."""
+    """Return what rounds ``number`` up. If every batch had new lengths, the device's memory would fragment and grow."""
     return -number % max(1, min(LARGEST_ROUNDING, members // 128))
 
 
 def _rounded(rows: Ints, pixels: int) -> Ints:
-    """Rows of zeros added, which no pixel has."""
+    """Append rows of zeros, which belong to no pixel, up to a round number."""
     return np.pad(rows, ((0, _missing(len(rows), pixels)), (0, 0)))
 
 
 def _and_empty(starts: Ints, number: int, end: int) -> Ints:
-    """Empty segments added up to ``number``."""
+    """Append empty segments up to ``number``."""
     return np.pad(starts, (0, number - len(starts)), constant_values=end)
 
 
@@ -148,9 +148,9 @@ def _int32(values: Ints) -> Tensor:
 
 
 def _members(keys: Ints, bound: int) -> tuple[Ints, Ints, Ints]:
-    """The distinct keys [P] (0 to bound-1), ascending; the positions sorted by key; where each key begins in them."""
+    """Group positions by keys [P] in 0..bound-1: distinct keys, positions sorted by key, where each key begins."""
     bits = len(keys).bit_length()
-    assert bound << bits < 1 << 63  # maps of 2^31 pixels and more do not fit a device either
+    assert bound << bits < 1 << 63  # maps of 2^31 pixels or more would not fit on a device anyway
     # sorting (key, position) pairs packed into one integer is several times faster than argsort
     pairs = np.sort((keys << bits) | np.arange(len(keys)))
     order, ascending = pairs & ((1 << bits) - 1), pairs >> bits

@@ -10,21 +10,21 @@ from ..kernels import native
 from .find import Windows
 
 COLUMNS_AT_ONCE = 1 << 22  # floats of tap products in memory at a time
-FILTERED, FILTERING = 36 / 16, 108  # products a pixel of Winograd's filtering, and those that its weights cost
+FILTERED, FILTERING = 36 / 16, 108  # Winograd's products per pixel, and those of transforming the weights
 MANY_WINDOWS = 0.6  # windows per pixel above which torch's convolution of all pixels is cheaper
 FEW_PATCHES = 0.7  # patches per window up to which products per tap are cheaper
 
 
 class ModulationTable:
-    """Scales and shifts of one SPADE layer, so that the layer is x·scale + shift (of the normed x if not folded).
+    """Scale and shift of one SPADE layer, so that the layer is x·scale + shift (of the normed x if not folded).
 
-    The first convolution of one-hot planes is a sum of one row of weights a tap (two at an edge). The second is
-    linear in the hidden rows: their products with each tap are computed once per distinct patch, and the k² of each
-    window added up. Where windows repeat so seldom that it is less work, every pixel is convolved with Winograd's
-    filtering instead: in the smallest maps, and in noise.
+    The first convolution of one-hot planes is a sum of one row of weights per tap (two at an edge). The second is
+    linear in the hidden rows: their products with each tap are computed once per distinct patch, and the k² products
+    of each window are summed. If windows repeat so seldom that it is less work, every pixel is convolved by Winograd's
+    minimal filtering instead: in the smallest maps, and in noise.
 
-    shared: the layer's first convolution. scale_shift: weight [2·C,hidden,k,k] and bias [2·C] of its second one, the
-    norm folded in (see weights/folding.py). use_kernels: by those of kernels/native.py, else by torch.
+    shared: the layer's first convolution. scale_shift: weight [2·C,hidden,k,k] and bias [2·C] of its second one, with
+    the norm folded in (see weights/folding.py). use_kernels: compute with kernels/native.py, otherwise with torch.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ModulationTable:
         self.channels = len(bias) // 2
         first = shared.weight.detach()
         self.hidden, self.taps = first.shape[0], first.shape[2] * first.shape[3]
-        # [k², planes + 1, hidden]: the last row of each tap is zeros, for what is outside and has no edge
+        # [k², planes + 1, hidden]: the last row of each tap is zeros, for pixels outside the map and without an edge
         self.planes = F.pad(first.flatten(2).permute(2, 1, 0), (0, 0, 0, 1)).contiguous().to(device)
         self.hidden_bias = _bias(shared).to(device)
         self.bias = bias.to(device, copy=True)
@@ -49,7 +49,7 @@ class ModulationTable:
         self.weight = native.pack(taps.flatten(0, 1)) if use_kernels else taps.contiguous().to(device)
 
     def __call__(self, windows: Windows) -> Tensor:
-        """Scale, then shift, in each distinct window: [w, 2·C]."""
+        """Compute scale and shift of each distinct window: [w, 2·C], scale first."""
         few = len(windows.patches) <= FEW_PATCHES * len(windows.windows)
         if self.use_kernels:
             hidden = native.hidden(windows.patches, self.planes, self.hidden_bias, self.has_edges)
@@ -62,7 +62,7 @@ class ModulationTable:
         return self._by_taps(hidden, windows) if few else self._by_windows(hidden, windows)
 
     def _filtering_is_cheaper(self, windows: Windows) -> bool:
-        """Whether Winograd's filtering at every pixel has fewer products than the distinct windows have."""
+        """Whether Winograd filtering of every pixel takes fewer products than computing the distinct windows."""
         pixels, distinct = windows.window_of_pixel.numel(), min(len(windows.patches), len(windows.windows))
         return self.taps == 9 and pixels * FILTERED + FILTERING < distinct * self.taps
 
@@ -71,7 +71,7 @@ class ModulationTable:
         return self._of_windows(native.convolve(maps, self.weight, self.bias, by_taps=True), windows)
 
     def _at_pixels(self, hidden: Tensor, windows: Windows) -> Tensor:
-        """The hidden activation around each pixel, [M,hidden,h,w] channels-last."""
+        """Gather the hidden activation at each pixel, [M,hidden,h,w] channels-last."""
         if windows.every_pixel:
             at_pixels = hidden[1:]
         else:
@@ -80,12 +80,12 @@ class ModulationTable:
         return at_pixels.view(*windows.window_of_pixel.shape, self.hidden).permute(0, 3, 1, 2)
 
     def _of_windows(self, maps: Tensor, windows: Windows) -> Tensor:
-        """Of maps [M,2·C,h,w] the values in each window: [w, 2·C]."""
+        """Select the values of each window from feature maps [M,2·C,h,w]: [w, 2·C]."""
         rows = maps.permute(0, 2, 3, 1).reshape(-1, 2 * self.channels)
         return rows if windows.every_pixel else rows.index_select(0, windows.pixel_of_window)
 
     def _hidden(self, windows: Windows) -> Tensor:
-        """The hidden activation of each distinct patch, after a row of zeros for what is outside: [n + 1, hidden]."""
+        """Compute the hidden activation of each distinct patch, [n + 1, hidden]; row 0 is zeros, for the outside."""
         codes, outside = windows.patches.long(), self.planes.shape[1] - 1
         if self.has_edges:
             label, edge = (codes - 1) // 2, (codes - 1) % 2 == 1
@@ -109,7 +109,7 @@ class ModulationTable:
         return torch.cat(parts, 1).add_(self.bias)
 
     def _by_pixels(self, hidden: Tensor, windows: Windows) -> Tensor:
-        """The plain convolution, where hardly two pixels share a window."""
+        """Convolve every pixel, for maps in which hardly any two pixels share a window."""
         k = round(self.taps**0.5)
         weight = self.weight.permute(2, 1, 0).reshape(-1, self.hidden, k, k)
         weight = weight.contiguous(memory_format=torch.channels_last)

@@ -124,7 +124,7 @@ def break_everything(root):
         "value.png": "value 9: 192 pixels",
         "unknown.png": "value 255: 192 pixels",
         "colour.png": "colour (7, 7, 7): 192 pixels",
-        "aspect.jpg": "12x16 (height x width) has another aspect",
+        "aspect.jpg": "12x16 (height x width) differs in aspect",
         "empty.png": "empty",
         "truncated.png": "truncated",
         "bomb.png": "more than",

@@ -63,7 +63,7 @@ def test_the_backend_gives_the_same_numbers(tmp_path, form, latent):
 
 
 def test_what_cannot_be_tiled_says_why(tmp_path):
-    with pytest.raises(UserError, match="instance norm takes mean and variance over the whole image"):
+    with pytest.raises(UserError, match="instance norm needs mean and variance of the whole image"):
         open_backend(weights(tmp_path / "i.safetensors", norm="instance"), tile="auto")
     with pytest.raises(UserError, match="tile 100: expected a multiple of 32") as e:
         open_backend(weights(tmp_path / "b.safetensors"), tile=100)

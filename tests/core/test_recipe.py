@@ -82,7 +82,7 @@ def test_inherited_unknown_is_taken_away_by_an_empty_name(write):
     classes = 'labels.classes = ["a", "b"]'
     with pytest.raises(UserError) as e:
         load_recipe(write("child.toml", f'extends = "custom"\n{classes}\n'))
-    assert any('unknown = "" says that there is none' in problem for problem in e.value.problems)
+    assert any('unknown = "" means none' in problem for problem in e.value.problems)
     labels = load_recipe(write("child.toml", f'extends = "custom"\n{classes}\nlabels.unknown = ""\n')).recipe.labels
     assert labels.unknown is None
     assert labels.unknown_channel is None

@@ -32,5 +32,5 @@ def test_spherical_turns_and_keeps_the_length():
     np.testing.assert_allclose(mix([code(2, 0), code(0, 4)], [1, 0], spherical=True).mu, [2, 0], atol=1e-7)
     np.testing.assert_allclose(mix([code(0, 0), code(0, 4)], [1, 1], spherical=True).mu, [0, 2])
     np.testing.assert_allclose(mix([code(1, 1), code(2, 2)], [1, 1], spherical=True).mu, [1.5, 1.5])
-    with pytest.raises(UserError, match="not of 3"):
+    with pytest.raises(UserError, match="not 3"):
         mix([code(1)] * 3, [1, 1, 1], spherical=True)

@@ -69,7 +69,7 @@ def test_two_masks_with_one_name_are_all_listed(tmp_path):
     touch(tmp_path, "a.png", "a.npy", "d/b.png", "d/b.npy", "c.png")
     with pytest.raises(UserError) as e:
         scan(tmp_path)
-    assert e.value.problems == ("a.npy, a.png: one name", "d/b.npy, d/b.png: one name")
+    assert e.value.problems == ("a.npy, a.png: the same name", "d/b.npy, d/b.png: the same name")
 
 
 def test_names_equal_after_unicode_normalization_clash(tmp_path):

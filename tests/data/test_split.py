@@ -46,7 +46,7 @@ def test_every_mistake_is_named():
     problems = split_pairs(NAMES, recipe_of(*overrides)).problems
     assert [p.split(": ")[-1] for p in problems] == ["none", "nothing", "0010"]
     (problem,) = split_pairs(NAMES[:30], recipe_of("validation.every=1", "data.holdout=[]")).problems
-    assert problem == "validation.pairs = 20: at most half of the 30 pairs that are not held out can be taken"
+    assert problem == "validation.pairs = 20: at most half of the 30 pairs that are not held out can be used"
 
 
 def test_extractor_and_inception_exclude_each_other(tmp_path):

@@ -147,7 +147,7 @@ def test_process_0_alone_speaks_and_writes(tmp_path, monkeypatch):
     ("words", "expected"),
     [
         (("--set", "train.batch=none"), "train.batch"),
-        (("--set", "train.batch=3"), "no equal parts for 2 processes"),
+        (("--set", "train.batch=3"), "cannot be split over 2 processes"),
         (("--set", "data.packed=away.h5"), "away.h5: the packed data"),
         (("--no-such-option",), "No such option"),
     ],

@@ -109,7 +109,7 @@ def test_without_an_extractor_there_are_sheets_and_no_best(tmp_path, capsys):
     result = train(options(make_recipe(tmp_path), tmp_path / "runs", *WATCHED), UI())
     said = capsys.readouterr().err
     assert "no extractor is set, so no distance is measured and no best weights are kept" in said
-    assert "step 4: validation on 2 pairs: a sheet, no measure is set" in said
+    assert "step 4: validation on 2 pairs: no measure is configured" in said
     assert result.best is None
     assert [r["distance"] for r in read_rows(result.run_dir / "validation.jsonl")] == [None] * 3
 

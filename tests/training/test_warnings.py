@@ -41,7 +41,7 @@ def test_it_is_said_once_until_it_clears():
     news = [news_of_discriminator(rows[: i + 1]) for i in range(len(rows))]
     assert [(i, n.is_warning) for i, n in enumerate(news) if n] == [(5, True), (9, False), (14, True)]
     assert "train.lr_d" in news[5].text
-    assert "left 0" in news[9].text
+    assert "no longer at 0" in news[9].text
 
 
 def test_style_is_ignored_when_z_changes_nothing():
