@@ -142,7 +142,7 @@ def test_bad_extractors(tmp_path: Path) -> None:
         open_extractor(tmp_path / "state.pt")
     with pytest.raises(UserError, match=r"expected features \[2,D\]"):
         open_extractor(save(tmp_path / "picture.pt", NotFeatures()))
-    with pytest.raises(UserError, match="device .moon.: expected"):
+    with pytest.raises(UserError, match="device 'moon': expected"):
         open_extractor(save(tmp_path / "tiny.pt", Tiny()), device="moon")
 
 
