@@ -118,24 +118,29 @@ class PlainTraining:
         judge = copy.deepcopy(self.discriminator)  # the generator's loss reaches the weights of this one, if any
 
         # generator and encoder
-        terms = dict.fromkeys(TERMS[:7], torch.zeros(()))
+        terms = dict.fromkeys(TERMS[:-3], torch.zeros(()))
         z = eps if self.recipe.model.uses_z else None
+        encoded = len(photo)  # the others meet the adversarial loss alone
         if self.encoder is not None:
-            mu, logvar = self.encoder(photo)
-            z = mu + (logvar / 2).exp() * eps
+            encoded -= round(self.recipe.train.prior_share * len(photo))
+            mu, logvar = self.encoder(photo[:encoded])
+            z = torch.cat([mu + (logvar / 2).exp() * eps[:encoded], eps[encoded:]])
             terms["kl"] = (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).sum(1).mean()
         fake = self.generator(semantic, z)
         fakes, reals = judge(semantic, fake, photo)
         terms["g_hinge"] = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
-        inner = [[f for maps in side for f in maps[:-1]] for side in (fakes, reals)]
+        inner = [[f[:encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]
         terms["feature_matching"] = sum((f - r.detach()).abs().mean() for f, r in zip(*inner, strict=True))
         terms["feature_matching"] = terms["feature_matching"] / len(fakes)
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(fake, photo)
+            terms["perceptual"] = self.perceptual(fake[:encoded], photo[:encoded])
+            if weights.gram:
+                terms["gram"] = self.perceptual.gram(fake[:encoded], photo[:encoded])
         if weights.color:
-            terms["color"] = (_squares(fake) - _squares(photo)).abs().mean()
+            terms["color"] = (_squares(fake[:encoded]) - _squares(photo[:encoded])).abs().mean()
         loss = terms["g_hinge"] + weights.feature_matching * terms["feature_matching"]
         loss = loss + weights.perceptual * terms["perceptual"] + weights.color * terms["color"]
+        loss = loss + weights.gram * terms["gram"]
         loss = loss + weights.kl * weights.kl_reference_batch * terms["kl"]
         (share * loss).backward()
 
@@ -246,4 +251,15 @@ def _perceptual(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor] | None:
     def perceptual(fake: Tensor, photo: Tensor) -> Tensor:
         return sum(w * (f - r).abs().mean() for w, f, r in zip(weights, maps(fake), maps(photo), strict=True))
 
+    def matrix(x: Tensor) -> Tensor:
+        return torch.einsum("ncyx,ndyx->ncd", x, x) / (x.shape[2] * x.shape[3] * x.shape[1] ** 0.5)
+
+    def gram(fake: Tensor, photo: Tensor) -> Tensor:
+        distances = []
+        for f, r in zip(maps(fake), maps(photo), strict=True):
+            size = (r**2).mean().sqrt() + 1e-6
+            distances.append((matrix(f / size) - matrix(r / size)).abs().mean())
+        return sum(distances) / len(distances)
+
+    perceptual.gram = gram
     return perceptual

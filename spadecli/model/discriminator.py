@@ -7,6 +7,7 @@ To add one: write a module with the methods of :class:`Discriminator` in a file 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -15,8 +16,10 @@ from torch.nn import functional as F
 
 from ..core.recipe import DiscriminatorSection
 from . import losses
+from .feature_maps import FEATURE_NETWORKS
 from .layers import conv, convolve_all, instance_norm
 from .losses import Maps
+from .projected import ProjectedDiscriminator
 from .semantic import SemanticMap
 
 MAX_WIDTH = 512
@@ -83,6 +86,13 @@ class Discriminator(nn.Module):
             reals.append(of_real)
         return fakes, reals
 
+    def semantic_offsets(self) -> dict[str, int]:
+        """Weights that see the map, and where the semantic channels begin among their inputs."""
+        return {f"scales.{i}.layers.0.weight": 0 for i in range(len(self.scales))}
+
+    def load_frozen(self, weights: Path | None) -> None:
+        """Do nothing: all of it is trained."""
+
     def generator_loss(self, fakes: Maps) -> Tensor:
         """Return the hinge loss of the generator."""
         return losses.hinge_generator(fakes)
@@ -96,10 +106,18 @@ def _patch(semantic_channels: int, section: DiscriminatorSection) -> Discriminat
     return Discriminator(semantic_channels, section.ndf, section.num_scales)
 
 
-DISCRIMINATORS: dict[str, Callable[[int, DiscriminatorSection], Discriminator]] = {"patch": _patch}
+def _projected(semantic_channels: int, section: DiscriminatorSection) -> ProjectedDiscriminator:
+    return ProjectedDiscriminator(semantic_channels, FEATURE_NETWORKS[section.features](), section.ndf)
 
 
-def build_discriminator(semantic_channels: int, section: DiscriminatorSection) -> Discriminator:
+AnyDiscriminator = Discriminator | ProjectedDiscriminator
+DISCRIMINATORS: dict[str, Callable[[int, DiscriminatorSection], AnyDiscriminator]] = {
+    "patch": _patch,
+    "projected": _projected,
+}
+
+
+def build_discriminator(semantic_channels: int, section: DiscriminatorSection) -> AnyDiscriminator:
     """Build the discriminator that a recipe names."""
     return DISCRIMINATORS[section.kind](semantic_channels, section)
 

@@ -7,8 +7,9 @@ the discriminator (discriminator.py); the perceptual network is in perceptual.py
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -34,12 +35,33 @@ class Adversary(Protocol):
         ...
 
 
+FeaturePair = tuple[Sequence[Tensor], Sequence[Tensor]]  # feature maps of renders and of their photos
+
+
+class FeatureLoss(Protocol):
+    """Losses in the features of a frozen classifier (see perceptual.py)."""
+
+    def compare(self, fake: Tensor, real: Tensor) -> FeaturePair:
+        """Compute the feature maps of both; the photos' carry no gradient."""
+        ...
+
+    def distance(self, pair: FeaturePair) -> Tensor:
+        """Return the perceptual loss."""
+        ...
+
+    def gram(self, pair: FeaturePair) -> Tensor:
+        """Return the distance of the Gram matrices."""
+        ...
+
+
 @dataclass(frozen=True)
 class ForwardPass:
     """The results of one forward pass of all networks, from which the losses are computed.
 
+    The first ``reconstructed`` of the N fakes have z from the encoder, and are compared with their photos; the others
+    have z from N(0, I), and meet the adversarial loss alone.
     fake, photo: [N,3,H,W] in [-1,1]. fakes, reals: the discriminator's feature maps of each.
-    adversary: the discriminator. mu, logvar: the encoder's posterior, [N,Z]; None without an encoder.
+    adversary: the discriminator. mu, logvar: the encoder's posterior, [reconstructed,Z]; None without an encoder.
     perceptual: the perceptual loss; None without such a network.
     """
 
@@ -50,7 +72,26 @@ class ForwardPass:
     adversary: Adversary
     mu: Tensor | None
     logvar: Tensor | None
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None
+    perceptual: FeatureLoss | None
+    reconstructed: int
+
+    @cached_property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """The renders that have a photo to equal, and these photos."""
+        return self.fake[: self.reconstructed], self.photo[: self.reconstructed]
+
+    @cached_property
+    def map_pairs(self) -> tuple[Maps, Maps]:
+        """The discriminator's maps of :attr:`pair`."""
+        fakes, reals = (
+            [[m[: self.reconstructed] for m in maps] for maps in scales] for scales in (self.fakes, self.reals)
+        )
+        return fakes, reals
+
+    @cached_property
+    def features(self) -> FeaturePair | None:
+        """The perceptual network's maps of :attr:`pair`; one pass serves both terms that look at them."""
+        return self.perceptual.compare(*self.pair) if self.perceptual is not None else None
 
 
 @dataclass(frozen=True)
@@ -66,14 +107,20 @@ class Term:
     always: bool = False
 
 
+def _perceptual(done: ForwardPass) -> Tensor | None:
+    return done.perceptual.distance(done.features) if done.perceptual and done.features else None
+
+
+def _gram(done: ForwardPass) -> Tensor | None:
+    return done.perceptual.gram(done.features) if done.perceptual and done.features else None
+
+
 GENERATOR_TERMS: dict[str, Term] = {
     "g_hinge": Term(lambda loss: 1.0, lambda done: done.adversary.generator_loss(done.fakes)),
-    "feature_matching": Term(lambda loss: loss.feature_matching, lambda done: feature_matching(done.fakes, done.reals)),
-    "perceptual": Term(
-        lambda loss: loss.perceptual,
-        lambda done: done.perceptual(done.fake, done.photo) if done.perceptual is not None else None,
-    ),
-    "color": Term(lambda loss: loss.color, lambda done: color(done.fake, done.photo)),
+    "feature_matching": Term(lambda loss: loss.feature_matching, lambda done: feature_matching(*done.map_pairs)),
+    "perceptual": Term(lambda loss: loss.perceptual, _perceptual),
+    "gram": Term(lambda loss: loss.gram, _gram),
+    "color": Term(lambda loss: loss.color, lambda done: color(*done.pair)),
     "kl": Term(
         lambda loss: loss.kl * loss.kl_reference_batch,
         lambda done: kl_divergence(done.mu, done.logvar) if done.mu is not None and done.logvar is not None else None,
@@ -83,16 +130,22 @@ GENERATOR_TERMS: dict[str, Term] = {
 DISCRIMINATOR_TERMS = ("d_fake", "d_real")
 
 
-def generator_losses(done: ForwardPass, weights: LossSection) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of generator and encoder, and its terms before weighting (0 for terms that are off)."""
-    total, terms = at_least_fp32(done.fake).new_zeros(()), {}
+def generator_terms(done: ForwardPass, weights: LossSection) -> dict[str, Tensor]:
+    """Return the terms of the generator's loss that are on, before weighting."""
+    values = {}
     for name, term in GENERATOR_TERMS.items():
-        weight = term.weight(weights)
-        value = term.value(done) if weight or term.always else None
-        terms[name] = total.new_zeros(()) if value is None else value.detach()
-        if value is not None and weight:
-            total = total + weight * value
-    return total, terms
+        value = term.value(done) if term.weight(weights) or term.always else None
+        if value is not None:
+            values[name] = value
+    return values
+
+
+def weighted_sum(
+    values: Mapping[str, Tensor], weights: LossSection, balanced: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Return the loss of generator and encoder: terms by their weights, or by ``balanced`` ones."""
+    factors = {name: GENERATOR_TERMS[name].weight(weights) for name in values} | dict(balanced or {})
+    return torch.stack([factors[name] * value for name, value in values.items()]).sum()
 
 
 def discriminator_losses(done: ForwardPass) -> tuple[Tensor, dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UserError
-from .losses import l1
+from .losses import FeaturePair, l1
 
 URLS = {
     "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
@@ -92,10 +92,30 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, fake: Tensor, real: Tensor) -> Tensor:
         """Images [N,3,H,W] in [-1,1] -> scalar loss; no gradient for ``real``."""
+        return self.distance(self.compare(fake, real))
+
+    def compare(self, fake: Tensor, real: Tensor) -> FeaturePair:
+        """Feature maps of images [N,3,H,W] in [-1,1]; no gradient for ``real``."""
         with torch.no_grad():
             targets = self.maps(real)
-        terms = [weight * l1(f, t) for weight, f, t in zip(self.tap_weights, self.maps(fake), targets, strict=True)]
+        return self.maps(fake), targets
+
+    def distance(self, pair: FeaturePair) -> Tensor:
+        """L1 between the maps, weighted by TAP_WEIGHTS."""
+        terms = [weight * l1(f, t) for weight, f, t in zip(self.tap_weights, *pair, strict=True)]
         return torch.stack(terms).sum()
+
+    def gram(self, pair: FeaturePair) -> Tensor:
+        """L1 between the Gram matrices of the maps (Gatys et al., CVPR 2016), averaged over the taps.
+
+        A map is divided by the photo's root mean square first, so that the taps count alike, and a matrix of C channels
+        by sqrt(C).
+        """
+        terms = []
+        for f, t in zip(*pair, strict=True):
+            scale = t.square().mean().sqrt() + 1e-6
+            terms.append(l1(_gram_matrix(f / scale), _gram_matrix(t / scale)))
+        return torch.stack(terms).mean()
 
     def maps(self, x: Tensor) -> Sequence[Tensor]:
         """Images [N,3,H,W] in [-1,1] -> the five feature maps [N,C,h,w]."""
@@ -106,6 +126,13 @@ class PerceptualLoss(nn.Module):
             if i in self.taps:
                 maps.append(x)
         return maps
+
+
+def _gram_matrix(x: Tensor) -> Tensor:
+    """[N,C,h,w] -> [N,C,C]: mean products of channels, whose place does not count."""
+    flat = x.flatten(2)
+    matrix: Tensor = torch.bmm(flat, flat.mT) / (flat.shape[2] * flat.shape[1] ** 0.5)
+    return matrix
 
 
 def is_fetched(network: Literal["vgg19", "squeezenet"]) -> bool:

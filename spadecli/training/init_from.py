@@ -95,6 +95,8 @@ def open_init(path: Path, recipe: Recipe, labels_of: str | None = None) -> InitW
         start = _of_weights(path)
     if labels_of is not None and path.suffix != ".pth":
         start = _relabelled(start, load_recipe(find_recipe(labels_of)).recipe.labels, labels_of)
+    if start.discriminator and start.discriminator[0].kind != recipe.discriminator.kind:
+        start = replace(start, discriminator=None)  # another kind begins fresh
     shape = start.discriminator[0] if start.discriminator else None
     problems = differences(start.architecture, recipe.model, shape, recipe.discriminator)
     if problems:

@@ -97,7 +97,7 @@ class _SavedBytes(saved_tensors_hooks):
 def _perceptual(recipe: Recipe) -> PerceptualLoss | None:
     """Build the perceptual loss without its weights."""
     network = recipe.loss.perceptual_network
-    if network == "none" or not recipe.loss.perceptual:
+    if network == "none" or not recipe.loss.uses_perceptual_network:
         return None
     layers, _ = vgg19_layers() if network == "vgg19" else squeezenet_layers()
     return PerceptualLoss(network, nn.Sequential(*layers).state_dict())

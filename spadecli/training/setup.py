@@ -145,7 +145,8 @@ def _steps_of(recipe: Recipe, num_samples: int) -> int:
 def fetch_perceptual(recipe: Recipe, ranks: Ranks, report: Report) -> None:
     """Download the perceptual network, once per machine, if the recipe uses it and torch's cache lacks it."""
     network = recipe.loss.perceptual_network
-    if network == "none" or recipe.loss.perceptual_weights or is_fetched(network):
+    wanted = recipe.loss.uses_perceptual_network and not recipe.loss.perceptual_weights
+    if network == "none" or not wanted or is_fetched(network):
         return
     report.note(f"fetching {network} for the perceptual loss, once")
     if ranks.size > 1 and ranks.local_rank == 0:

@@ -21,13 +21,14 @@ from ..data.pixels import image_bytes, photo_values
 from ..data.split import split_pairs
 from ..model.encoder import ImageEncoder
 from ..model.generator import Generator
+from ..model.losses import GENERATOR_TERMS
 from ..model.semantic import SemanticMap
 from ..store.atomic import part_file, write_bytes
 
 ROWS = 6
 SAMPLES = 4
 CURVES = (
-    ("generator", ("g_hinge", "feature_matching", "perceptual", "color", "kl")),
+    ("generator", tuple(GENERATOR_TERMS)),
     ("discriminator", ("d_fake", "d_real")),
     ("gradient norm", ("g_norm", "d_norm")),
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..compute.devices import fp32_math
 from ..core.recipe import Recipe
-from ..model.discriminator import Discriminator, build_discriminator
+from ..model.discriminator import AnyDiscriminator, build_discriminator
 from ..model.encoder import ImageEncoder, reparameterize
 from ..model.generator import Generator
 from ..model.init import initialize
@@ -25,10 +25,12 @@ from ..model.losses import (
     ForwardPass,
     at_least_fp32,
     discriminator_losses,
-    generator_losses,
+    generator_terms,
+    weighted_sum,
 )
 from ..model.perceptual import PerceptualLoss, load_perceptual
 from ..model.semantic import SemanticMap
+from .balance import LossBalance
 from .distributed import Processes, unsynchronized
 from .ema import EMA
 
@@ -36,7 +38,7 @@ LOSSES = (*GENERATOR_TERMS, *DISCRIMINATOR_TERMS)
 TERMS = (*LOSSES, "g_norm", "d_norm", "skipped")  # the values that a step reports
 
 
-def build_networks(recipe: Recipe) -> tuple[Generator, ImageEncoder | None, Discriminator]:
+def build_networks(recipe: Recipe) -> tuple[Generator, ImageEncoder | None, AnyDiscriminator]:
     """Build the networks that a recipe trains, not yet initialized."""
     arch, channels = recipe.model, recipe.labels.semantic_channels
     encoder = ImageEncoder(arch) if arch.has_encoder else None
@@ -61,11 +63,13 @@ class Trainer:
         self.dtype = torch.float64 if recipe.train.precision == "fp64" else torch.float32
         self.generator, self.encoder, self.discriminator = build_networks(recipe)
         self.perceptual: PerceptualLoss | None = None
-        if recipe.loss.perceptual_network != "none" and recipe.loss.perceptual > 0:
+        if recipe.loss.perceptual_network != "none" and recipe.loss.uses_perceptual_network:
             file = Path(recipe.loss.perceptual_weights) if recipe.loss.perceptual_weights else None
             self.perceptual = load_perceptual(recipe.loss.perceptual_network, file)
         for i, network in enumerate(self.networks().values()):
             initialize(network, recipe.train.seed + i)
+        features = recipe.discriminator.features_weights
+        self.discriminator.load_frozen(Path(features) if features else None)
         frozen = [self.perceptual] if self.perceptual is not None else []
         for module in (*self.networks().values(), *frozen):
             module.to(device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -73,6 +77,7 @@ class Trainer:
         self.optimizer_d = self._adam([self.discriminator], recipe.train.lr_d)
         self.totals = torch.zeros(len(TERMS), dtype=self.dtype, device=device)
         self.processes = Processes()
+        self.balance = LossBalance(recipe.loss, device)
         self._called = self.networks()
         self.restart_ema()
 
@@ -97,18 +102,23 @@ class Trainer:
 
         # one forward pass of all networks
         with self._autocast():
-            z, mu, logvar = self._latent(photo, eps)
+            z, mu, logvar, reconstructed = self._latent(photo, eps)
             fake = self._called["generator"](semantic, z)
             fakes, reals = self._called["discriminator"](semantic, fake, photo)
-            done = ForwardPass(fake, photo, fakes, reals, self.discriminator, mu, logvar, self.perceptual)
-            g_loss, g_terms = generator_losses(done, self.recipe.loss)
+            done = ForwardPass(
+                fake, photo, fakes, reals, self.discriminator, mu, logvar, self.perceptual, reconstructed
+            )
+            g_terms = generator_terms(done, self.recipe.loss)
             d_loss, d_terms = discriminator_losses(done)
+        self.balance.measure(g_terms, fake, self.processes.mean)
+        g_loss = weighted_sum(g_terms, self.recipe.loss, self.balance.weights())
 
         # each loss has gradients for its own networks only
         del fakes, reals, done  # so that the backward pass frees feature maps as it uses them
         torch.autograd.backward(share * d_loss, inputs=_parameters(self.optimizer_d), retain_graph=True)
         torch.autograd.backward(share * g_loss, inputs=_parameters(self.optimizer_g))
-        return torch.stack([value.to(self.dtype) for value in (g_terms | d_terms).values()])
+        nothing, terms = d_loss.new_zeros(()), g_terms | d_terms
+        return torch.stack([terms.get(name, nothing).detach().to(self.dtype) for name in LOSSES])
 
     def _update(self, optimizer: torch.optim.Adam, lr: float) -> tuple[Tensor, Tensor]:
         """Clip gradients, update, and clear them; the device itself skips an update with non-finite gradients.
@@ -144,12 +154,13 @@ class Trainer:
             with unsynchronized(self._called, i < parts - 1):
                 yield {name: values[i] for name, values in split.items()}, 1 / parts
 
-    def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return z of each sample, and the posterior's mean and log variance, each [N,Z] or None."""
-        if self.encoder is not None:
-            mu, logvar = map(at_least_fp32, self._called["encoder"](photo))
-            return reparameterize(mu, logvar, eps), mu, logvar
-        return (eps if self.recipe.model.uses_z else None), None, None
+    def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, int]:
+        """Return z of each sample, the posterior's mean and log variance or None, and how many z encode their photo."""
+        if self.encoder is None:
+            return (eps if self.recipe.model.uses_z else None), None, None, len(photo)
+        encoded = len(photo) - round(self.recipe.train.prior_share * len(photo))
+        mu, logvar = map(at_least_fp32, self._called["encoder"](photo[:encoded]))
+        return torch.cat([reparameterize(mu, logvar, eps[:encoded]), eps[encoded:]]), mu, logvar, encoded
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
         """Return semantic map, photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
@@ -196,6 +207,7 @@ class Trainer:
             "networks": {n: m.state_dict() for n, m in self.networks().items()},
             "optimizers": [self.optimizer_g.state_dict(), self.optimizer_d.state_dict()],
             "ema": self.ema.state_dict(),
+            "balance": self.balance.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -210,6 +222,8 @@ class Trainer:
                     if value.shape == parameter.shape and value.stride() != parameter.stride():
                         state_of[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         self.ema.load_state_dict(state["ema"])
+        if "balance" in state:  # states of before there was one
+            self.balance.load_state_dict(state["balance"])
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the trained networks by name."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..core.architecture import Architecture
 from ..core.labelspace import LabelSpace
 from ..core.recipe import DiscriminatorSection
-from ..model.discriminator import Discriminator
+from ..model.discriminator import AnyDiscriminator
 from ..model.generator import Generator
 
 SHOWN = 8
@@ -111,9 +111,9 @@ def generator_places(generator: Generator) -> dict[str, Place]:
     return places
 
 
-def discriminator_places(discriminator: Discriminator) -> dict[str, Place]:
-    """The discriminator's tensors that have a slice per semantic channel; the image's channels follow these."""
-    return {f"scales.{i}.layers.0.weight": Place(1, 0) for i in range(len(discriminator.scales))}
+def discriminator_places(discriminator: AnyDiscriminator) -> dict[str, Place]:
+    """The discriminator's tensors that have a slice per semantic channel."""
+    return {name: Place(1, offset) for name, offset in discriminator.semantic_offsets().items()}
 
 
 @torch.no_grad()

@@ -74,6 +74,14 @@ def same_discriminators(a: Discriminator, b: Discriminator, maps: tuple[Semantic
                     torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-5)
 
 
+def test_another_kind_of_discriminator_begins_fresh(tmp_path):
+    first = train(options(make_recipe(tmp_path), tmp_path / "runs"))
+    recipe = recipe_of(tmp_path, "discriminator.kind=projected", "discriminator.features=squeezenet")
+    start = open_init(first.run_dir, recipe)
+    assert start.discriminator is None
+    assert start.lines(recipe)[0].endswith("generator, encoder (fresh: discriminator)")
+
+
 def test_a_run_gives_its_discriminator_too(tmp_path):
     first = train(options(make_recipe(tmp_path), tmp_path / "runs"))
     recipe = recipe_of(tmp_path, OTHER)

@@ -60,6 +60,8 @@ def recipe_with(classifiers: Path, changes: dict[str, object]) -> Recipe:
         tree[section][name] = value
     if (network := tree["loss"]["perceptual_network"]) != "none":
         tree["loss"]["perceptual_weights"] = str(classifiers / f"{network}.pth")
+    if tree["discriminator"].get("kind") == "projected":
+        tree["discriminator"] |= {"features": "squeezenet", "features_weights": str(classifiers / "squeezenet.pth")}
     return Recipe.model_validate(tree)
 
 
@@ -118,6 +120,14 @@ CASES = {
     "fast modulation": {"model.latent": "noise", "labels.instances": True, "train.modulation": "fast"},
     "either modulation": {"train.modulation": "auto", "train.accumulate": 2},
     "no spectral norm": {"model.spectral_norm": False},
+    "z of the prior, Gram matrices": {
+        "model.latent": "encoder",
+        "train.prior_share": 0.25,
+        "loss.perceptual_network": "squeezenet",
+        "loss.gram": 2.0,
+        "loss.color": 3.0,
+    },
+    "projected": {"model.latent": "encoder", "train.prior_share": 0.25, "discriminator.kind": "projected"},
 }
 
 
