@@ -1,4 +1,4 @@
-"""Label maps that something else has predicted, as a segmenter that only knows them."""
+"""Label maps predicted elsewhere, as a segmenter that looks them up by name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..store.h5 import file_sha256, source_digest
 
 
 class FolderPredictions:
-    """A folder of predicted label maps, one for each picture, of the picture's name; see :class:`Segmenter`.
+    """A folder of predicted label maps with the names of the pictures; see :class:`.protocol.Segmenter`.
 
-    They are found by name, so ``predict`` and ``features``, which see pixels only, are refused. Raises UserError
-    where the folder holds no label maps, or two of one name.
+    They are found by name, so ``predict`` and ``features``, which get only pixels, raise UserError. So does opening a
+    folder without label maps, or with two of the same name.
     """
 
     def __init__(self, folder: Path, labels: LabelSpace) -> None:
@@ -36,23 +36,23 @@ class FolderPredictions:
                 f"{folder}: no label maps ({', '.join(MASK_SUFFIXES)}) in it, and no config.json of a model"
             )
         if twice:
-            raise UserError(f"{folder}: label maps of one name", problems=twice)
+            raise UserError(f"{folder}: label maps of the same name", problems=twice)
         self.sha256 = source_digest((key, file_sha256(path)) for key, path in self._files.items())
 
     def require(self, keys: Sequence[str]) -> None:
-        """Raise UserError that lists the pictures, by name, without a label map."""
+        """Raise UserError if any of the pictures, given by name, has no label map; it lists them."""
         missing = [key for key in keys if key not in self._files]
         if missing:
             raise UserError(
                 f"{self.folder}: no predicted label map for {len(missing)} of {len(keys)} pictures",
                 problems=[*missing[:8], *([f"and {len(missing) - 8} more"] if len(missing) > 8 else [])],
-                hint=f"label maps have the pictures' names: {self.folder / missing[0]}.png is the one of {missing[0]}",
+                hint=f"name label maps like the pictures: {self.folder / missing[0]}.png for {missing[0]}",
             )
 
     def predict_named(self, keys: Sequence[str], size: Size) -> NDArray[np.uint8]:
-        """Class channels uint8 [N,H,W] of pictures by name (relative path without suffix), nearest at ``size``.
+        """Return class channels uint8 [N,H,W] of pictures by name (relative path without suffix), resized by nearest.
 
-        Raises UserError that lists every picture without a label map, and every label map that cannot be read.
+        Raises UserError, which lists every picture without a label map or every label map that cannot be read.
         """
         self.require(keys)
         maps, problems = [], []
@@ -67,13 +67,11 @@ class FolderPredictions:
         return np.stack(maps) if maps else np.zeros((0, *size), np.uint8)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Refused: label maps are found by name."""
-        raise UserError(
-            f"{self.folder}: a folder of predicted label maps answers for the pictures that were segmented only"
-        )
+        """Raise UserError: label maps are found by name."""
+        raise UserError(f"{self.folder}: predicted label maps exist only for the pictures that were segmented")
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Refused: label maps have no features."""
+        """Raise UserError: label maps have no features."""
         raise UserError(
             f"{self.folder}: predicted label maps have no features for a distance", hint="give an --extractor"
         )

@@ -1,4 +1,4 @@
-"""What the scores ask of a segmenter: label maps from pictures, and features for a Fréchet distance."""
+"""The interface of segmenters: label maps of pictures, and features for a Fréchet distance."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..core.labelspace import LabelSpace
 
 
 class Segmenter(Protocol):
-    """Predicts label maps of a label space."""
+    """A network, or a substitute for one, that predicts label maps."""
 
     name: str
     sha256: str
-    labels: LabelSpace  # of its predictions
+    labels: LabelSpace  # label space of the predictions
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 [N,H,W,3] -> class channels uint8 [N,H,W]."""
@@ -28,9 +28,9 @@ class Segmenter(Protocol):
 
 
 def match_channels(segmenter: Segmenter, labels: LabelSpace) -> NDArray[np.uint8]:
-    """Channels of the masks' label space uint8 [256] by the segmenter's channels; K where the masks lack the class.
+    """Map the segmenter's channels to those of the masks' label space: uint8 [256], K for classes the masks lack.
 
-    Raises UserError that lists the classes that only one side has; the unknown class of either may be missing.
+    Raises UserError, which lists the classes that only one side has; the unknown class of either side may be missing.
     """
     theirs = {c.name: i for i, c in enumerate(segmenter.labels.classes)}
     ours = {c.name: i for i, c in enumerate(labels.classes)}
