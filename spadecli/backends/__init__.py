@@ -1,4 +1,4 @@
-"""Backends: the same numbers from any artifact."""
+"""Backends: one interface to run weights, ONNX files and TensorRT engines."""
 
 from .base import Backend as Backend
 from .base import open_backend as open_backend

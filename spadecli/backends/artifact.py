@@ -1,4 +1,4 @@
-"""What a converted file says of itself. Loads neither torch nor a runtime."""
+"""The metadata of converted files (.onnx and .engine), read without importing torch or a runtime."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ INSTALL = {
 
 
 class ExportInfo(BaseModel):
-    """What a graph was made from, and how: in the metadata of an .onnx, in the side file of an engine.
+    """The source and options of an export: in the metadata of an .onnx, in the side file of an engine.
 
-    weights: their path as seen from the folder of the generator's file. precision: the generator's; the encoder is
-    fp32 always. size, trained_size: HxW.
+    weights: path of the weights, relative to the folder of the generator's file. precision: of the generator; the
+    encoder is always fp32. size, trained_size: image size of the graph and of training, HxW.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,12 +51,12 @@ class ExportInfo(BaseModel):
 
 
 class EngineSidecar(BaseModel):
-    """NAME.engine.json: all that is known of an engine without a GPU.
+    """NAME.engine.json: everything known about an engine without a GPU.
 
-    compute_capability: of the GPU it was built on, "" where targets, or the runtime, say where it runs.
-    inputs, outputs: name -> (type, shape), -1 for a dynamic size. profile: of the generator, in the side file of
-    its encoder too, whose own is photo_sides: one photo at a time, of these sides (least, best, most).
-    onnx_sha256: of the graph that the engine was built from, which is not kept.
+    compute_capability: that of the GPU it was built on; "" if targets or the runtime determine where it runs.
+    inputs, outputs: name -> (type, shape), -1 for a dynamic size. profile: the generator's batch sizes, also in the
+    side file of its encoder. photo_sides: (least, best, most) sides of a photo, for an encoder; it takes one photo at a
+    time. onnx_sha256: hash of the graph that the engine was built from, which is not kept.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -92,7 +92,10 @@ class EngineSidecar(BaseModel):
 
 @dataclass(frozen=True)
 class Record:
-    """card: of the weights, its size the artifact's. side: the engine's side file, None for ONNX."""
+    """A converted file and its metadata.
+
+    card: card of the weights, with the size of the artifact. side: side file of an engine; None for ONNX.
+    """
 
     path: Path
     card: Card
@@ -101,31 +104,31 @@ class Record:
 
     @property
     def precision(self) -> Precision:
-        """The generator's."""
+        """The precision of the generator."""
         return self.export.precision
 
     @property
     def generator(self) -> Path:
-        """The generator's file: this one, or the one that this encoder belongs to."""
+        """The generator's file: this one or, for an encoder, the one it belongs to."""
         if self.export.kind == "generator":
             return self.path
         return shown(self.path.absolute().parent.parent / self.path.name)
 
     @property
     def places(self) -> tuple[Path, Path]:
-        """Where its weights may be: where they were when it was made (seen from the artifact), and beside it."""
+        """Possible paths of its weights: where they were at conversion (relative to the artifact), and beside it."""
         folder = self.generator.absolute().parent.resolve()
         stored = Path(os.path.normpath(folder / self.export.weights))
         return shown(stored), shown(self.generator.absolute().parent / stored.name)
 
     @property
     def weights(self) -> Path:
-        """Its weights, as far as they are found; else their name alone."""
+        """The path of its weights if they are found, else their name alone."""
         return next((p for p in self.places if is_there(p)), Path(self.places[0].name))
 
     @property
     def rebuild(self) -> str:
-        """The command that makes the file again from its weights."""
+        """The command that converts the weights to this file again."""
         words = ["spade", "convert", str(self.weights), "--to", self.side.runtime if self.side else "onnx"]
         words += ["--precision", self.precision, "--size", self.export.size]
         if self.side:
@@ -137,7 +140,7 @@ class Record:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file is there; a name that no file can have is that of none."""
+    """Whether a file exists; False for invalid names."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -145,14 +148,14 @@ def is_there(path: Path) -> bool:
 
 
 def shown(path: Path) -> Path:
-    """An absolute path as people type it: from the current folder where it lies below that."""
+    """Shorten an absolute path for messages: relative to the current folder if it is below that."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def path_from(folder: Path, file: Path) -> str:
-    """Path of a file as seen from a folder; absolute where there is none (another drive)."""
-    # the name itself stays as given: a link such as latest.safetensors is what a rebuild starts from
+    """Return the path of a file relative to a folder; absolute if that is impossible (another drive)."""
+    # the name itself is not resolved: a rebuild starts from a link such as latest.safetensors
     file = file.absolute().parent.resolve() / file.name
     try:
         return Path(os.path.relpath(file, folder.resolve())).as_posix()
@@ -161,17 +164,17 @@ def path_from(folder: Path, file: Path) -> str:
 
 
 def side_file(engine: Path) -> Path:
-    """NAME.engine.json beside NAME.engine."""
+    """Return NAME.engine.json beside NAME.engine."""
     return engine.with_name(f"{engine.name}.json")
 
 
 def encoder_file(path: Path) -> Path:
-    """encoder/NAME beside NAME: the image encoder of the same weights."""
+    """Return encoder/NAME beside NAME: the image encoder of the same weights."""
     return path.parent / "encoder" / path.name
 
 
 def require(module: str, package: str) -> Any:
-    """Import ``module``, or BackendUnavailable with the line that installs ``package``."""
+    """Import ``module``. Raises BackendUnavailable with the command that installs ``package``."""
     import importlib
 
     try:
@@ -181,14 +184,17 @@ def require(module: str, package: str) -> Any:
 
 
 def read_artifact(path: Path) -> Record:
-    """Record of an .onnx or .engine file, of a generator or an encoder."""
+    """Read the metadata of an .onnx or .engine file, of a generator or an encoder."""
     return read_engine(path) if path.suffix == ".engine" else read_onnx(path)
 
 
 def read_onnx(path: Path) -> Record:
-    """Record of an .onnx file. Raises UserError where it is damaged or has no card, BackendUnavailable without onnx."""
+    """Read the metadata of an .onnx file.
+
+    Raises UserError if it is damaged or has no card, BackendUnavailable without onnx.
+    """
     onnx = require("onnx", "onnx")
-    again = f"make it again: {_command(path, 'onnx')}"
+    again = f"convert again: {_command(path, 'onnx')}"
     try:
         model = onnx.load(path)
     except Exception as e:
@@ -197,13 +203,13 @@ def read_onnx(path: Path) -> Record:
         raise UserError(f"{path}: an empty file", hint=again)
     metadata = {p.key: p.value for p in model.metadata_props}
     if "spade_card" not in metadata or "spade_export" not in metadata:
-        raise UserError(f"{path}: has no spade card", hint="only files made by spade convert can be opened")
+        raise UserError(f"{path}: has no spade card", hint="only files from spade convert can be opened")
     card = _parsed(Card, f"{path}: its card (spade_card)", metadata["spade_card"], again)
     return Record(path, card, _parsed(ExportInfo, f"{path}: its spade_export", metadata["spade_export"], again))
 
 
 def read_engine(path: Path) -> Record:
-    """Record of an .engine file, from its side file. Raises UserError where that is missing or damaged."""
+    """Read the metadata of an .engine file from its side file. Raises UserError if that is missing or damaged."""
     side_path = side_file(path)
     again = f"build it again: {_command(path, 'tensorrt-rtx')} (or --to tensorrt)"
     try:
@@ -217,14 +223,14 @@ def read_engine(path: Path) -> Record:
 
 
 def expect_generator(record: Record) -> Record:
-    """The record itself; UserError where it is of an encoder."""
+    """Return the record. Raises UserError if it is an encoder's."""
     if record.export.kind == "generator":
         return record
     raise UserError(
         f"{record.path}: an image encoder, which renders nothing",
-        hint=f"name its generator: {record.generator}"
+        hint=f"give its generator: {record.generator}"
         if record.generator.is_file()
-        else f"make both again: {record.rebuild}",
+        else f"convert both again: {record.rebuild}",
     )
 
 
@@ -232,10 +238,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def _parsed(model: type[M], what: str, text: str, hint: str) -> M:
-    """JSON text as a model, or a UserError with every problem of it."""
+    """Parse JSON text to a model. Raises UserError, which lists every problem."""
 
     def refuse(problems: list[str], error: Exception | None) -> NoReturn:
-        message = f"{what}: damaged, or not of this version of spade"
+        message = f"{what}: damaged, or of another version of spade"
         raise UserError(message, problems=problems, hint=hint) from error
 
     try:
@@ -251,17 +257,17 @@ def _parsed(model: type[M], what: str, text: str, hint: str) -> M:
 
 
 def _command(path: Path, kind: str) -> str:
-    """How such a file is made, where it does not tell: an encoder comes with its generator, in the folder above."""
+    """Return the command that creates such a file, without its metadata; an encoder's generator is one folder up."""
     if path.absolute().parent.name == "encoder":
         path = shown(path.absolute().parent.parent / path.name)
     return f"{shlex.join(['spade', 'convert', 'WEIGHTS.safetensors', '--to', kind, '-o', str(path)])} --overwrite"
 
 
 def check_fixed_size(card: Card, path: Path, size: tuple[int, int]) -> None:
-    """Refuse a (height, width) other than the one that the artifact is made for."""
+    """Raise UserError for a (height, width) other than the artifact's."""
     fixed = card.architecture.size
     if size != fixed:
         raise UserError(
-            f"{path}: made for images of {format_size(fixed)}, asked for {format_size(size)}",
-            hint=f"spade convert with --size {format_size(size)} makes another file for that size",
+            f"{path}: renders images of {format_size(fixed)} only, not {format_size(size)}",
+            hint=f"spade convert with --size {format_size(size)} creates another file for that size",
         )

@@ -1,4 +1,4 @@
-"""What every backend offers, and how one is chosen by the file's suffix."""
+"""The interface of every backend, and the choice of one by the file's suffix."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ..core.errors import UserError
 from ..weights.card import Card
 
-# suffix -> module that has open(path, device) -> Backend; loaded when first used
+# suffix -> module with open_file(path, device) -> Backend; imported on first use
 REGISTRY = {".safetensors": "torch_backend", ".onnx": "onnx_backend", ".engine": "tensorrt_backend"}
-CHOOSING = {".safetensors"}  # kinds of weights whose form and precision are chosen when they are opened
+CHOOSING = {".safetensors"}  # kinds of files whose form and precision are chosen when they are opened
 
 Form = Literal["auto", "fast", "plain"]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -24,9 +24,9 @@ TileSize = int | Literal["auto"] | None
 
 @runtime_checkable
 class Backend(Protocol):
-    """A generator (and encoder) ready to run. Host NumPy in and out, so that one suite tests every backend.
+    """A generator, with or without an encoder, ready to run. Inputs and outputs are NumPy arrays on the host.
 
-    A context manager: leaving the block frees the device. Row m·S+s of a batch is sample s of mask m; what
+    It is a context manager: leaving the block frees the device. Row m·S+s of a batch is sample s of mask m; what
     depends on the mask alone is computed once per mask and shared by its S samples.
     """
 
@@ -36,7 +36,7 @@ class Backend(Protocol):
     weights_sha256: str
     """Of the weights file that a converted file was made from; "" if the file is the weights themselves."""
     fixed_size: tuple[int, int] | None
-    """The one (height, width) that a converted file is made for; None for any multiple of the stride."""
+    """The only (height, width) of a converted file; None if any multiple of the stride will do."""
 
     def run(
         self,
@@ -44,17 +44,19 @@ class Backend(Protocol):
         edges: NDArray[np.uint8] | None,
         z: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
-        """Render. labels uint8 [M,H,W] as file values; edges uint8 [M,H,W] in {0,1} or None for zeros;
-        z float32 [M·S,Z] (ignored where the latent is "map", where S is 1) -> float32 [M·S,3,H,W] in [-1,1].
+        """Render images float32 [M·S,3,H,W] in [-1,1].
 
-        Raises UserError on wrong shapes, types, sizes, or values outside the label space, MemoryError where the
-        device has too little memory for the batch.
+        labels: uint8 [M,H,W], file values. edges: uint8 [M,H,W] in {0,1}, or None for zeros. z: float32 [M·S,Z];
+        ignored if the latent is "map", and S is then 1.
+
+        Raises UserError for wrong shapes, types, sizes, or values outside the label space, MemoryError if the device
+        has too little memory for the batch.
         """
 
     def encode(self, photos: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Style codes of photos float32 [N,3,H,W] in [-1,1] -> (mu, logvar), each float32 [N,Z].
+        """Encode photos float32 [N,3,H,W] in [-1,1] to style codes (mu, logvar), each float32 [N,Z].
 
-        Raises UserError where the weights have no encoder.
+        Raises UserError if the weights have no encoder.
         """
 
     def close(self) -> None:
@@ -75,23 +77,23 @@ def open_backend(
     precision: Precision = "fp32",
     tile: TileSize = None,
 ) -> Backend:
-    """Open weights with the backend that their suffix names.
+    """Open weights with the backend for their suffix.
 
-    device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1".
+    device: "auto" (CUDA if available), "cpu", "cuda", "cuda:1".
     form: how the generator is computed. "plain": by the convolutions that were trained. "fast": the same function,
-        re-formulated for inference. "auto": fast on a CPU where the network has a fast form, else plain.
+        reformulated for inference. "auto": fast on a CPU if the network has a fast form, else plain.
     precision: "fp32" is IEEE on a GPU too. "tf32" lets a GPU round the factors of products to 10 bits, "bf16" computes
-        in half precision; both change pixels.
-    tile: compute images in overlapping tiles of at most so many pixels a side, a multiple of the stride, or of a size
-        that suits most ("auto"): the same pixels but for rounding, in memory that the image's size hardly enters.
-    Raises UserError where the file is missing or of an unknown kind, or cannot be computed so, BackendUnavailable
-    where the device or package is missing.
+        convolutions in bfloat16; both change pixels.
+    tile: compute images in overlapping tiles of at most this many pixels per side, a multiple of the stride, or of a
+        default size ("auto"): the same pixels up to rounding, in memory that hardly depends on the image's size.
+    Raises UserError if the file is missing, of an unknown kind, or does not support these options; BackendUnavailable
+    if the device or a package is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     if path.suffix == ".pth":
-        raise UserError(f"{path}: NVlabs checkpoints are imported first", hint=f"spade convert {path}")
+        raise UserError(f"{path}: NVlabs checkpoints must be converted first", hint=f"spade convert {path}")
     if path.suffix not in REGISTRY:
         raise UserError(f"{path}: unknown kind of weights; expected {', '.join(REGISTRY)}")
     module = importlib.import_module(f"{__package__}.{REGISTRY[path.suffix]}")
@@ -99,12 +101,12 @@ def open_backend(
     if chosen and path.suffix not in CHOOSING:
         raise UserError(
             f"{path}: form {form}, precision {precision}: fixed in files of this kind",
-            hint=f"leave --plain and --precision out, or open {' or '.join(sorted(CHOOSING))} weights",
+            hint=f"omit --plain and --precision, or open {' or '.join(sorted(CHOOSING))} weights",
         )
     if tile is not None and path.suffix not in CHOOSING:
         raise UserError(
-            f"{path}: files of this kind compute images of one size, not tiles of larger ones",
-            hint=f"leave --tile out, or open {' or '.join(sorted(CHOOSING))} weights",
+            f"{path}: files of this kind render images of one size, not tiles of larger ones",
+            hint=f"omit --tile, or open {' or '.join(sorted(CHOOSING))} weights",
         )
     if tile is not None:
         chosen["tile"] = tile
@@ -115,7 +117,7 @@ def open_backend(
 def check_run(
     card: Card, labels: NDArray[np.uint8], edges: NDArray[np.uint8] | None, z: NDArray[np.float32] | None
 ) -> None:
-    """Refuse inputs that do not fit the card, naming what was found and what was expected."""
+    """Raise UserError for inputs that do not fit the card, with what was found and what was expected."""
     arch = card.architecture
     if labels.dtype != np.uint8 or labels.ndim != 3:
         raise UserError(f"labels are {labels.dtype} {list(labels.shape)}; expected uint8 [M,H,W]")
@@ -130,7 +132,7 @@ def check_run(
         if edges.dtype != np.uint8 or edges.shape != labels.shape:
             raise UserError(f"edges are {edges.dtype} {list(edges.shape)}; expected uint8 {list(labels.shape)}")
         if not card.labels.instances:
-            raise UserError(f"weights {card.name!r} take no instance edges; pass edges=None")
+            raise UserError(f"weights {card.name!r} have no edge channel; pass edges=None")
         if edges.size and edges.max() > 1:
             raise UserError(f"edges hold {edges.max()}; expected 0 or 1")
     if not arch.uses_z:
@@ -140,14 +142,14 @@ def check_run(
         found = "None" if z is None else f"{z.dtype} {list(z.shape)}"
         raise UserError(f"z is {found}; expected float32 [M·S,{arch.z_dim}] with M = {len(labels)} masks")
     if not rows:
-        raise UserError("z has no rows: at least one sample a mask is needed")
+        raise UserError("z has no rows: at least one sample per mask is needed")
     if bad_rows := np.flatnonzero(~np.isfinite(z).all(1)).tolist():
         shown = ", ".join(map(str, bad_rows[:8])) + ("..." if len(bad_rows) > 8 else "")
         raise UserError(f"z holds values that are not finite, in {len(bad_rows)} of {rows} rows: {shown}")
 
 
 def check_size(size: tuple[int, int], card: Card) -> None:
-    """Refuse a (height, width) that is not a multiple of the network's stride, naming the nearest that is."""
+    """Raise UserError if a (height, width) is not a multiple of the stride; the hint gives the nearest that is."""
     stride = card.architecture.stride
     if any(s % stride or not s for s in size):
         near = "x".join(str(max(stride, round(s / stride) * stride)) for s in size)
@@ -159,7 +161,7 @@ def check_size(size: tuple[int, int], card: Card) -> None:
 
 
 def check_photos(photos: NDArray[np.float32]) -> None:
-    """Refuse photos that are not float32 [N,3,H,W] in [-1,1]."""
+    """Raise UserError for photos that are not float32 [N,3,H,W] in [-1,1]."""
     if photos.dtype != np.float32 or photos.ndim != 4 or photos.shape[1] != 3:
         raise UserError(f"photos are {photos.dtype} {list(photos.shape)}; expected float32 [N,3,H,W] in [-1,1]")
     if not photos.size:

@@ -1,6 +1,6 @@
-"""ONNX to a TensorRT engine: one code path for TensorRT 10, 11 and TensorRT for RTX, told apart by what they have.
+"""ONNX to a TensorRT engine: one code path for TensorRT 10, 11 and TensorRT for RTX, which checks for features.
 
-Networks are strongly typed: the precision of every layer is the graph's. TensorRT for RTX builds without a GPU.
+Networks are strongly typed: every layer has the precision of the graph. TensorRT for RTX builds without a GPU.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MODULES: dict[Runtime, tuple[str, ...]] = {
 }
 MAX_MESSAGES = 8
 BF16_LEAST = 80  # compute capability 8.0: Turing has no bf16
-PHOTO_SIDES = (16, 256, 4096)  # least, best, most of the encoder's input
+PHOTO_SIDES = (16, 256, 4096)  # (least, best, most) height and width of the encoder's input
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A built engine and what its network looks like: name -> (type, shape), -1 for a dynamic size."""
+    """A built engine. inputs, outputs: name -> (type, shape) in its network, -1 for a dynamic size."""
 
     blob: bytes
     inputs: dict[str, tuple[str, tuple[int, ...]]]
@@ -44,15 +44,15 @@ class Engine:
 
 
 def load_runtime(kind: Runtime) -> Any:
-    """The runtime's Python module, or BackendUnavailable with the line that installs it."""
+    """Import the runtime's Python module. Raises BackendUnavailable with the command that installs it."""
     for name in MODULES[kind]:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as e:
             if e.name != name:
-                raise BackendUnavailable(f"{kind} does not load: {e}", hint=INSTALL[kind]) from e
+                raise BackendUnavailable(f"{kind} cannot be loaded: {e}", hint=INSTALL[kind]) from e
         except (ImportError, OSError) as e:
-            raise BackendUnavailable(f"{kind} does not load: {e}", hint=INSTALL[kind]) from e
+            raise BackendUnavailable(f"{kind} cannot be loaded: {e}", hint=INSTALL[kind]) from e
     raise BackendUnavailable(f"{kind} is not installed", hint=INSTALL[kind])
 
 
@@ -61,8 +61,8 @@ def build(
 ) -> Engine:
     """Build an engine. targets: compute capabilities such as "sm86", checked by :func:`check_targets`.
 
-    Raises BackendUnavailable where the runtime or its GPU is missing, UserError with the parser's or the builder's
-    own messages where it fails.
+    Raises BackendUnavailable if the runtime or its GPU is missing, UserError with the messages of the parser or the
+    builder if it fails.
     """
     trt = load_runtime(kind)
     log = make_logger(trt, report)
@@ -70,7 +70,7 @@ def build(
     try:
         network, parser = _parse(trt, builder, log, model)
     except UserError:
-        # TensorRT documents uint8 inputs for conversion to floats only
+        # TensorRT documents uint8 inputs only for conversion to float
         log.errors.clear()
         network, parser = _parse(trt, builder, log, through_float(model))
     if log.stopped:
@@ -93,7 +93,7 @@ def build(
             problems=log.errors[-MAX_MESSAGES:],
             hint="-v shows all of its messages; a smaller --masks or --samples needs less memory",
         )
-    del parser  # it owned the weights until here
+    del parser  # it owns the weights, which are no longer needed
     cache.save()
     found = [
         {t.name: (t.dtype.name, tuple(t.shape)) for t in map(get, range(n))}
@@ -103,9 +103,9 @@ def build(
 
 
 def make_logger(trt: Any, report: Report) -> Any:
-    """A logger that keeps the errors in ``errors`` and passes everything on: notes at -v, chatter at -vv.
+    """Make a logger that collects errors in ``errors`` and reports all messages: at -v, verbose ones at -vv.
 
-    The bindings drop what callbacks raise: a Ctrl-C that comes during one is kept in ``stopped``.
+    The bindings swallow exceptions in callbacks, so a Ctrl-C during one is recorded in ``stopped``.
     """
 
     class Log(trt.ILogger):  # type: ignore[misc]
@@ -126,7 +126,7 @@ def make_logger(trt: Any, report: Report) -> Any:
 
 
 def through_float(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with uint8 inputs cast to float first, then to integers: exact, and known to every runtime."""
+    """Return the graph with uint8 inputs cast to float, then to integers: exact, and supported by every runtime."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -149,26 +149,26 @@ def through_float(model: onnx.ModelProto) -> onnx.ModelProto:
 def _made(builder: Any, log: Any, kind: Runtime) -> Any:
     try:
         made = builder(log)
-    except Exception as e:  # the bindings raise what they like
+    except Exception as e:  # the bindings may raise any exception
         made, reason = None, str(e)
     else:
         reason = ""
     if made is None:
         told = log.errors[-MAX_MESSAGES:] or [reason]
         hint = "TensorRT needs a CUDA GPU; tensorrt-rtx builds without one" if kind == "tensorrt" else ""
-        raise BackendUnavailable(f"{kind} cannot make a builder on this machine", problems=told, hint=hint)
+        raise BackendUnavailable(f"{kind} cannot build engines on this machine", problems=told, hint=hint)
     return made
 
 
 def _parse(trt: Any, builder: Any, log: Any, model: onnx.ModelProto) -> tuple[Any, Any]:
-    """(network, parser), or UserError with the parser's words."""
+    """Parse the graph; return (network, parser). Raises UserError with the parser's messages."""
     flags = trt.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         problems = [f"node {e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors]
-        raise UserError("the ONNX parser refuses the graph", problems=problems[:MAX_MESSAGES])
+        raise UserError("the ONNX parser rejects the graph", problems=problems[:MAX_MESSAGES])
     return network, parser
 
 
@@ -176,7 +176,7 @@ def _profile(builder: Any, network: Any, profile: Profile) -> Any:
     made = builder.create_optimization_profile()
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
-        if tensor.name == "photos":  # the encoder: one photo at a time, any size up to 4096
+        if tensor.name == "photos":  # the encoder: one photo at a time, of PHOTO_SIDES
             made.set_shape(tensor.name, *[(1, 3, side, side) for side in PHOTO_SIDES])
         else:
             counts = profile.rows if tensor.name == "z" else profile.masks
@@ -185,22 +185,23 @@ def _profile(builder: Any, network: Any, profile: Profile) -> Any:
 
 
 def check_targets(kind: Runtime, targets: Sequence[str], precision: Precision) -> None:
-    """Refuse compute capabilities that the runtime does not build for, or not at this precision. Raises UserError."""
+    """Raise UserError for compute capabilities that the runtime cannot build for, or not at this precision."""
     if not targets:
         return
     trt = load_runtime(kind)
     if not hasattr(trt.IBuilderConfig, "set_compute_capability"):
         raise UserError(
-            f"--target: {kind} {trt.__version__} builds for the GPU at hand alone", hint="--to tensorrt-rtx has targets"
+            f"--target: {kind} {trt.__version__} builds only for the GPU of this machine",
+            hint="--to tensorrt-rtx supports targets",
         )
     known = {n.lower() for n in dir(trt.ComputeCapability) if n.startswith("SM")}
     if bad := [t for t in targets if t not in known]:
         order = sorted(known, key=lambda n: int(n[2:]))
-        raise UserError(f"--target {', '.join(bad)}: {kind} {trt.__version__} knows {', '.join(order)}")
+        raise UserError(f"--target {', '.join(bad)}: {kind} {trt.__version__} supports {', '.join(order)}")
     if precision == "bf16" and (old := [t for t in targets if int(t[2:]) < BF16_LEAST]):
         raise UserError(
             f"--target {', '.join(old)}: these GPUs have no bf16",
-            hint=f"--precision fp16 or fp32; bf16 begins with sm{BF16_LEAST}",
+            hint=f"--precision fp16 or fp32; bf16 needs sm{BF16_LEAST} or later",
         )
 
 
@@ -213,7 +214,7 @@ def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
 
 
 class _TimingCache:
-    """Kernel timings of earlier builds, in a file of their own for each version. RTX has none: it times nothing."""
+    """Kernel timings of earlier builds, in one file per version. TensorRT for RTX has none, as it does not time."""
 
     def __init__(self, config: Any, kind: Runtime, version: str) -> None:
         self._cache: Any = None
@@ -227,14 +228,16 @@ class _TimingCache:
             config.set_timing_cache(self._cache, ignore_mismatch=False)
 
     def save(self) -> None:
-        """Keep what this build has timed."""
+        """Save the timings of this build."""
         if self._cache is not None:
             write_bytes(self._path, bytes(memoryview(self._cache.serialize())))
 
 
 def _monitor(trt: Any, stack: ExitStack, report: Report, log: Any) -> Any:
-    """The outermost phase as a progress bar, the inner ones as the text beside it. Ctrl-C, noted in ``log.stopped``,
-    ends the build."""
+    """Make a monitor that shows the outermost phase as a progress bar, and inner ones as the text beside it.
+
+    Ctrl-C, recorded in ``log.stopped``, ends the build.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with a converted file: other weights, another runtime or GPU, a damaged file, a foreign encoder."""
+"""Checks of a converted file: changed weights, another runtime or GPU, damage, an encoder of other weights."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from ..store.h5 import file_sha256
 from ..weights.card import Card
 from .artifact import EngineSidecar, Part, Record, Tensors, encoder_file, is_there, read_artifact
 
-RTX_LEAST = 8.0  # an engine of TensorRT-RTX without targets runs on this compute capability and later ones
+RTX_LEAST = 8.0  # least compute capability of a TensorRT for RTX engine without targets
 
 
 def stale(record: Record, problems: list[str]) -> UserError:
-    """The error for an artifact that cannot be used as it is."""
+    """Build the error for an artifact that must be rebuilt."""
     return UserError(f"{record.path}: stale or foreign", problems=problems, hint=f"build it again: {record.rebuild}")
 
 
 def check_weights(record: Record) -> None:
-    """Refuse an artifact whose weights have changed since it was made."""
+    """Raise UserError if the weights have changed since the conversion."""
     if problems := weights_problems(record):
         raise stale(record, problems)
 
 
 def weights_problems(record: Record) -> list[str]:
-    """Whether its weights, where they were or beside it, are still those it was made from. Without them, nothing is
-    said."""
+    """Return a problem if the weights, at their path or beside the artifact, have changed; none if they are missing."""
     there = [p for p in dict.fromkeys(record.places) if is_there(p)]
     if there and all(file_sha256(p) != record.export.weights_sha256 for p in there):
         return [f"made from another version of {there[0]}"]
@@ -31,19 +30,19 @@ def weights_problems(record: Record) -> list[str]:
 
 
 def engine_problems(record: Record, runtime_version: str | None, capability: str | None) -> list[str]:
-    """Why an engine cannot run here. runtime_version, capability ("8.6"): None where there is none to compare."""
+    """Return why an engine cannot run here. runtime_version, capability ("8.6"): None if there is none to compare."""
     return [*file_problems(record), *runtime_problems(record, runtime_version, capability)]
 
 
 def file_problems(record: Record) -> list[str]:
-    """What its weights and its side file say against an engine's file."""
+    """Return the problems of an engine's file, given its weights and its side file."""
     side = side_of(record)
     told = graph_problems(record.card, record.export.kind, side.inputs, side.outputs)
     return [*weights_problems(record), *told, *_damage(record)]
 
 
 def graph_problems(card: Card, kind: Part, inputs: Tensors, outputs: Tensors) -> list[str]:
-    """Where the inputs and outputs of a graph or an engine are not those that its card asks for."""
+    """Return where the inputs and outputs of a graph or an engine do not fit its card."""
     size, z_dim, any_size = card.architecture.size, card.architecture.z_dim, -1
     if kind == "encoder":
         takes: Tensors = {"photos": ("FLOAT", (any_size, 3, any_size, any_size))}
@@ -63,7 +62,7 @@ def graph_problems(card: Card, kind: Part, inputs: Tensors, outputs: Tensors) ->
 
 
 def _in_words(tensors: Tensors) -> str:
-    """ "labels uint8 [*,32,64], z float [*,5]"."""
+    """Format tensors: "labels uint8 [*,32,64], z float [*,5]"."""
     words = [
         f"{name} {kind.lower()} [{','.join('*' if n < 0 else str(n) for n in shape)}]"
         for name, (kind, shape) in tensors.items()
@@ -81,7 +80,7 @@ def _damage(record: Record) -> list[str]:
 
 
 def runtime_problems(record: Record, runtime_version: str | None, capability: str | None) -> list[str]:
-    """What this machine's runtime and GPU say against an engine."""
+    """Return why an engine does not fit the runtime and GPU of this machine."""
     side, problems = side_of(record), []
     if runtime_version is not None and runtime_version != side.runtime_version:
         problems.append(f"built by {side.runtime} {side.runtime_version}; this machine has {runtime_version}")
@@ -91,13 +90,13 @@ def runtime_problems(record: Record, runtime_version: str | None, capability: st
 
 
 def side_of(record: Record) -> EngineSidecar:
-    """The side file that every engine has."""
+    """Return the side file of an engine's record."""
     assert record.side is not None, record.path
     return record.side
 
 
 def capability_of_target(target: str) -> str:
-    """ "sm86" to "8.6"."""
+    """Convert "sm86" to "8.6"."""
     return f"{target[2:-1]}.{target[-1]}"
 
 
@@ -113,16 +112,16 @@ def _gpu_problems(side: EngineSidecar, capability: str) -> list[str]:
 
 
 def find_encoder(record: Record) -> Record | None:
-    """The image encoder beside a generator; None where there is none, or none is of use.
+    """Return the image encoder beside a generator; None if it is missing, or the weights have none.
 
-    Raises UserError where what lies there is damaged, no encoder, or that of other weights.
+    Raises UserError if that file is damaged, not an encoder, or of other weights.
     """
     path = encoder_file(record.path)
     if not record.card.architecture.has_encoder or not path.is_file():
         return None
     try:
         encoder = read_artifact(path)
-    except UserError as e:  # its own hint knows nothing of the generator
+    except UserError as e:  # its hint does not rebuild the generator
         raise stale(record, [e.message, *e.problems]) from e
     if problems := _encoder_problems(record, encoder):
         raise stale(record, [f"{path}: {p}" for p in problems])
@@ -148,7 +147,7 @@ def _encoder_problems(record: Record, encoder: Record) -> list[str]:
 
 
 def check_encoder(record: Record, has_encoder: bool) -> None:
-    """Refuse to encode without an encoder."""
+    """Raise UserError if there is no encoder."""
     if not record.card.architecture.has_encoder:
         raise UserError(
             f"weights {record.card.name!r} have no image encoder (latent = {record.card.architecture.latent!r})",
@@ -157,5 +156,5 @@ def check_encoder(record: Record, has_encoder: bool) -> None:
     if not has_encoder:
         raise UserError(
             f"{encoder_file(record.path)}: the image encoder is missing beside {record.path}",
-            hint=f"make both again: {record.rebuild}",
+            hint=f"convert both again: {record.rebuild}",
         )

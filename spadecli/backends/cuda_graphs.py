@@ -1,4 +1,4 @@
-"""CUDA graphs: in small batches launching a network's kernels one by one takes longer than running them."""
+"""CUDA graphs for small batches, in which launching a network's kernels takes longer than running them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_GRAPHS = 4  # each keeps the memory of a call
-MAX_ROWS = 8  # images in a call; in larger ones the launches are ahead of the device anyway
+MAX_GRAPHS = 4  # each holds the memory of a call
+MAX_ROWS = 8  # images in a call; with more, the host is ahead of the device anyway
 
 Inputs = tuple[Tensor | None, ...]
 
 
 class Recorded:
-    """A function of CUDA tensors whose work depends on their shapes alone, recorded once for each and then replayed.
+    """A function of CUDA tensors whose kernels depend on their shapes alone, recorded once per shape and replayed.
 
-    The first replay, into a buffer that was poisoned, is compared with an ordinary call: if they differ, or something
-    cannot be recorded, calls stay ordinary. The result is overwritten by the next call. Not thread-safe.
+    The first replay, into a buffer filled with NaN, is compared with an ordinary call: if they differ, or if recording
+    fails, all calls stay ordinary. The result is overwritten by the next call. Not thread-safe.
     """
 
     def __init__(self, compute: Callable[..., Tensor]) -> None:
         self._compute = compute
         self._graphs: dict[Any, tuple[Callable[[], None], Inputs, Tensor]] = {}
-        self.why_not = ""  # why nothing is recorded any more
+        self.why_not = ""  # why recording has stopped
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
-        """compute(*inputs)."""
+        """Return compute(*inputs)."""
         shapes = tuple(None if t is None else (t.shape, t.dtype) for t in inputs)
         if found := self._graphs.get(shapes):
             replay, held, out = found
@@ -49,12 +49,12 @@ class Recorded:
         try:
             with device:  # a recording on another device's stream would be empty
                 replay, out = capture(lambda: self._compute(*held))
-                out.fill_(torch.nan)  # capturing may have left the right images here: a replay has to make them itself
+                out.fill_(torch.nan)  # the memory may hold the right images already: the replay must write them
                 replay()
         except RuntimeError as e:  # out of memory too
             self._give_up(str(e).partition("\n")[0])
             return
-        # other algorithms may be chosen
+        # the recording may use other algorithms
         if torch.allclose(out, expected, rtol=0, atol=1e-4 if expected.dtype == torch.float32 else 3e-2):
             self._graphs[shapes] = replay, held, out
         else:
@@ -66,9 +66,9 @@ class Recorded:
 
 
 def capture(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """Record a call whose kernels have run before. Returns what replays it, and the tensor that it writes to."""
+    """Record a call whose kernels have run before. Returns a function that replays it, and its output tensor."""
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may go on allocating
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may allocate meanwhile
         out = compute()
     return graph.replay, out

@@ -1,7 +1,7 @@
-"""A half-precision graph on a CPU: every value rounded as the graph says, computed in float32 between.
+"""Emulation of a half-precision graph on a CPU: computed in float32, with every value rounded as in the graph.
 
-ONNX Runtime has no kernels of bf16 on the CPU, and widens chains of fp16 nodes to float32 without rounding in
-between, which flatters. A GPU keeps float32 sums inside a layer and rounds its result: so does this form.
+ONNX Runtime has no bf16 kernels on the CPU, and computes chains of fp16 nodes in float32 without rounding in between,
+which makes them look too accurate. Like a GPU, the emulation sums in float32 inside a layer and rounds its result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOW: dict[int, torch.dtype] = {
 
 
 def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function as ``model``, in float32 with explicit roundings. A graph of float32 stays what it is."""
+    """Return the function of ``model`` in float32 with explicit rounding; a float32 graph is not changed."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     types = {v.name: v.type.tensor_type.elem_type for v in graph.value_info}
     nodes: list[onnx.NodeProto] = []

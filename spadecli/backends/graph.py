@@ -1,4 +1,4 @@
-"""Writing an ONNX graph node by node: names, types and shapes are what we say, and nothing else gets in."""
+"""Writing an ONNX graph node by node, with full control of its names, types and shapes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ONNX_TYPES: dict[Precision, int] = {
     "bf16": TensorProto.BFLOAT16,
 }
 TORCH_TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# convolutions of bf16 exist since 22; older runtimes read 18
+# bf16 convolutions need 22; older runtimes read 18
 OPSETS: dict[Precision, int] = {"fp32": 18, "fp16": 18, "bf16": 22}
 IR_VERSION = 10
 
 
 class Graph:
-    """A growing graph. Values are known by their names; every float value has the precision it was made in."""
+    """A graph under construction. Values are identified by name; each float value has the precision of its node."""
 
     def __init__(self, precision: Precision) -> None:
         self.precision = precision
@@ -35,21 +35,21 @@ class Graph:
         self._counts: dict[str, int] = {}
 
     def input(self, name: str, onnx_type: int, shape: Sequence[int | str]) -> str:
-        """Declare an input; words in the shape are dynamic sizes."""
+        """Declare an input and return its name; strings in the shape are dynamic sizes."""
         self._inputs.append(helper.make_tensor_value_info(name, onnx_type, shape))
         return name
 
     def output(self, value: str, name: str, onnx_type: int, shape: Sequence[int | str]) -> None:
-        """Declare ``value`` an output under its public name."""
+        """Declare ``value`` as an output under its public name."""
         self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(helper.make_tensor_value_info(name, onnx_type, shape))
 
     def op(self, kind: str, *inputs: str, scope: str = "", outputs: int = 1, **attributes: Any) -> str:
-        """Add a node; returns the name of its (first) output."""
+        """Add a node; return the name of its (first) output."""
         return self.ops(kind, *inputs, scope=scope, outputs=outputs, **attributes)[0]
 
     def ops(self, kind: str, *inputs: str, scope: str = "", outputs: int = 1, **attributes: Any) -> list[str]:
-        """Add a node; returns the names of its outputs."""
+        """Add a node; return the names of its outputs."""
         base = f"{scope}/{kind}" if scope else kind
         number = self._counts.get(base, 0)
         self._counts[base] = number + 1
@@ -59,11 +59,11 @@ class Graph:
         return names
 
     def cast(self, value: str, precision: Precision, scope: str = "") -> str:
-        """``value`` in another precision."""
+        """Cast ``value`` to another precision."""
         return self.op("Cast", value, scope=scope or precision, to=ONNX_TYPES[precision])
 
     def weight(self, name: str, tensor: Tensor, precision: Precision | None = None) -> str:
-        """A constant float tensor, stored in ``precision`` (default: the graph's)."""
+        """Add a constant float tensor, stored in ``precision`` (default: the graph's)."""
         precision = precision or self.precision
         values = tensor.detach().cpu().to(TORCH_TYPES[precision]).contiguous()
         raw = values.reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -71,7 +71,7 @@ class Graph:
         return name
 
     def integers(self, values: Sequence[int], onnx_type: int = TensorProto.INT64, shape: Sequence[int] = ()) -> str:
-        """A constant of integers, one for all who ask for the same. ``shape``: default one dimension."""
+        """Add an integer constant, shared by all uses of the same values. ``shape``: default one dimension."""
         dims = list(shape) or [len(values)]
         name = f"int{onnx_type}_{'x'.join(map(str, dims))}_{'_'.join(map(str, values))}"
         if len(name) > 80:
@@ -81,7 +81,7 @@ class Graph:
         return name
 
     def model(self, name: str, producer: str, version: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
-        """The finished model, checked by onnx."""
+        """Return the finished model, checked by onnx."""
         graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, list(self._weights.values()))
         model = helper.make_model(
             graph,

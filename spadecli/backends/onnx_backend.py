@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend: an .onnx file that spade convert made, on the CPU or with CUDA."""
+"""The ONNX Runtime backend: runs an .onnx file from spade convert on the CPU or with CUDA."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class OnnxBackend:
-    """See :class:`spadecli.backends.base.Backend`. The image size is the file's."""
+    """See :class:`spadecli.backends.base.Backend`. The image size is fixed in the file."""
 
     def __init__(
         self, record: Record, device: str, generator: bytes | str, encoder: bytes | str | None, note: str = ""
@@ -83,7 +83,7 @@ class OnnxBackend:
 def open_file(path: Path, device: str) -> OnnxBackend:
     """Open an .onnx file; its encoder, if any, is encoder/NAME.onnx beside it.
 
-    Raises UserError that says why a file is stale or foreign and how to make it again.
+    Raises UserError, which says why a file is stale or foreign and how to convert again.
     """
     require("onnxruntime", "onnxruntime")
     record = expect_generator(read_onnx(path))
@@ -95,7 +95,7 @@ def open_file(path: Path, device: str) -> OnnxBackend:
 def open_models(
     record: Record, generator: onnx.ModelProto, encoder: onnx.ModelProto | None, device: str = "cpu"
 ) -> OnnxBackend:
-    """Graphs in memory, as a backend."""
+    """Open graphs in memory as a backend."""
     require("onnxruntime", "onnxruntime")
     return OnnxBackend(
         record, device, generator.SerializeToString(), encoder.SerializeToString() if encoder is not None else None
@@ -103,40 +103,40 @@ def open_models(
 
 
 def _providers(device: str) -> tuple[str, list[Any]]:
-    """The device's name and ONNX Runtime's words for it."""
+    """Return the device's name and ONNX Runtime's execution providers for it."""
     ort = require("onnxruntime", "onnxruntime")
     return onnxruntime_providers(ort, device)
 
 
 def _session(source: bytes | str | None, providers: list[Any], record: Record, part: Part) -> Any:
-    """A session whose inputs and outputs are those that the card asks for."""
+    """Open a session, and check that its inputs and outputs fit the card."""
     ort = require("onnxruntime", "onnxruntime")
     options = ort.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # 0: one for each core
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # 0: one per core
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(source, options, providers=providers)
-    except Exception as e:  # the bindings' own types
+    except Exception as e:  # onnxruntime has its own exception classes
         if "NOT_IMPLEMENTED" in str(e):
             raise BackendUnavailable(
                 f"{record.path}: ONNX Runtime {ort.__version__} has no {record.precision} kernels on this device",
                 hint="convert again with --precision fp32 or fp16, or build an engine",
             ) from e
         raise UserError(
-            f"{record.path}: ONNX Runtime cannot load it ({e})", hint=f"make it again: {record.rebuild}"
+            f"{record.path}: ONNX Runtime cannot load it ({e})", hint=f"convert again: {record.rebuild}"
         ) from e
     told = graph_problems(record.card, part, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
     if told:
         raise stale(record, [t if part == "generator" else f"{encoder_file(record.path)}: {t}" for t in told])
     if providers[0] != "CPUExecutionProvider" and "CUDAExecutionProvider" not in session.get_providers():
         raise BackendUnavailable(
-            f"{record.path}: ONNX Runtime {ort.__version__} found CUDA unusable", hint="--device cpu always works"
+            f"{record.path}: ONNX Runtime {ort.__version__} cannot use CUDA", hint="--device cpu always works"
         )
     return session
 
 
 def _tensors(values: Any) -> Tensors:
-    """ONNX Runtime's words for inputs or outputs, as side files have them."""
+    """Convert ONNX Runtime's description of inputs or outputs to that of side files."""
     return {
         v.name: (
             v.type.removeprefix("tensor(").removesuffix(")").upper(),

@@ -1,8 +1,10 @@
 """Weights to ONNX: the generator and the encoder as graphs that run without this package.
 
-The graph is written node by node rather than traced. torch.onnx.export(dynamo=True) does give both batch sizes as
-dynamic axes, but only unnamed (a named one is silently fixed at the example's size), takes 20 to 45 seconds where this
-takes one, needs onnxscript, and leaves batch norm, types and names to be repaired afterwards.
+The graph is written node by node rather than traced. torch.onnx.export(dynamo=True) supports both batch sizes as
+dynamic axes, but only unnamed (a named one is silently fixed at the example's size); it is much slower, needs
+onnxscript, and batch norm, types and names have to be repaired afterwards.
+
+The file is long because it is one graph, read from top to bottom.
 """
 
 from __future__ import annotations
@@ -33,14 +35,14 @@ from .graph import OPSETS, Graph
 if TYPE_CHECKING:
     import onnx
 
-# above this many channels of the map, looking rows up beats convolving one-hot planes in ONNX Runtime on a CPU
+# from this many semantic channels on, gathering rows is faster than convolving one-hot planes in ONNX Runtime on a CPU
 GATHER_FROM_CHANNELS = 48
 INT32 = TensorProto.INT32
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Graphs of one weights file. card: its size is the one that the graphs are made for."""
+    """Graphs of one weights file. card: the weights' card, with the size of the graphs."""
 
     card: Card
     generator: onnx.ModelProto
@@ -55,11 +57,11 @@ def export(
     for_engine: bool = False,
     folder: Path | None = None,
 ) -> Exported:
-    """Graphs of a .safetensors file at one precision and one image size (height, width; default: the card's).
+    """Build the graphs of a .safetensors file at one precision and image size (height, width; default: the card's).
 
-    for_engine: as GPUs want it; else as ONNX Runtime on a CPU does. The function is the same.
-    folder: where the generator's file will be (default: beside the weights).
-    Raises UserError where the file is damaged or the size does not fit.
+    for_engine: optimize for GPUs instead of ONNX Runtime on a CPU; the function is the same.
+    folder: folder of the generator's file (default: that of the weights).
+    Raises UserError if the file is damaged or the size does not fit.
     """
     card, generator, encoder = load_weights(weights)
     record = ExportInfo(
@@ -87,7 +89,7 @@ def _metadata(card: Card, record: ExportInfo) -> dict[str, str]:
 
 
 def _at_size(card: Card, generator: Generator, size: Size) -> tuple[Card, Generator]:
-    """The generator for another image size: the linear layer's grid is resized inside its weights."""
+    """Convert the generator to another image size by resizing the start grid inside the linear layer's weights."""
     from .base import check_size
 
     check_size(size, card)
@@ -100,8 +102,11 @@ def _at_size(card: Card, generator: Generator, size: Size) -> tuple[Card, Genera
 
 
 class _GeneratorGraph:
-    """labels uint8 [masks,H,W], edges uint8 [masks,H,W] where the label space has instances, z float32 [rows,Z]
-    where there is a latent -> images float32 [rows,3,H,W]. rows = masks · samples, in the order of the backends.
+    """The generator as a graph.
+
+    labels uint8 [masks,H,W], edges uint8 [masks,H,W] (if the label space has instances), z float32 [rows,Z] (if the
+    network uses z) -> images float32 [rows,3,H,W]. rows = masks · samples; row m·S+s is sample s of mask m.
+    use_rows: compute the first convolution of SPADE layers by gathering rows of its weights.
     """
 
     def __init__(
@@ -116,9 +121,9 @@ class _GeneratorGraph:
         g, arch = self.g, self.card.architecture
         size = arch.size
         labels = g.input("labels", TensorProto.UINT8, ["masks", *size])
-        # cast first: runtimes know uint8 as an input, and as little else
+        # cast first: runtimes support uint8 inputs, but few operations on them
         codes = g.op("Cast", labels, to=INT32)
-        table = np.maximum(self.card.labels.code_to_channel, 0).tolist()  # unknown codes were refused before
+        table = np.maximum(self.card.labels.code_to_channel, 0).tolist()  # codes without a class are refused earlier
         self.channels = g.op("Gather", g.integers(table, INT32), codes, scope="channels")
         self.edges = None
         if self.card.labels.instances:
@@ -139,10 +144,10 @@ class _GeneratorGraph:
         g.output(g.op("Tanh", x), "images", TensorProto.FLOAT, [rows, 3, *size])
         return g.model("spade_generator", "spade", VERSION, metadata)
 
-    # the map
+    # the semantic map
 
     def _at(self, value: str, grid: Size, name: str) -> str:
-        """An integer map, nearest (floor) sampled to ``grid``."""
+        """Sample an integer map at ``grid`` by nearest (floor)."""
         full = self.card.architecture.size
         if grid == full:
             return value
@@ -155,7 +160,7 @@ class _GeneratorGraph:
         return self._codes[grid, name]
 
     def _planes_at(self, grid: Size) -> str:
-        """One-hot planes, then the edge plane: [masks, channels, h, w]."""
+        """Compute one-hot planes and the edge plane: [masks, channels, h, w]."""
         if (grid, "planes") not in self._planes:
             g, labels, scope = self.g, self.card.labels, f"planes_{format_size(grid)}"
             classes = g.integers(range(labels.num_classes), INT32, (1, labels.num_classes, 1, 1))
@@ -168,8 +173,7 @@ class _GeneratorGraph:
         return self._planes[grid, "planes"]
 
     def _windows_at(self, grid: Size, kernel: int) -> list[str]:
-        """For each tap of a kernel, the code under it: int32 [masks,h,w], 0 outside, then a code for each class
-        (and edge)."""
+        """Return the label codes under each tap of a kernel, int32 [masks,h,w]: 0 outside, then as in label_codes."""
         g, scope, reach = self.g, f"codes_{format_size(grid)}", kernel // 2
         key = (grid, f"padded_{kernel}")
         if key not in self._codes:
@@ -211,7 +215,7 @@ class _GeneratorGraph:
         return x
 
     def _join_map(self, x: str, grid: Size) -> str:
-        """x [rows,C,h,w] and the planes of each row's mask, along the channels."""
+        """Concatenate x [rows,C,h,w] and the planes of each row's mask along the channels."""
         g, scope, planes = self.g, "concat", self._planes_at(grid)
         count = self.card.labels.semantic_channels
         rows = g.op("Slice", g.op("Shape", x, scope=scope), g.integers([0]), g.integers([1]), scope=scope)
@@ -254,7 +258,7 @@ class _GeneratorGraph:
         return g.op("Add", scaled, g.weight(f"{name}.shift", shift.float().view(1, -1, 1, 1)), scope=name)
 
     def _instance_norm(self, name: str, x: str, scale: Tensor, shift: Tensor) -> str:
-        """Sums over whole images, which half precision cannot hold: always in fp32."""
+        """Add an instance norm, always in fp32: half precision cannot hold sums over whole images."""
         g = self.g
         if g.precision != "fp32":
             x = g.cast(x, "fp32", name)
@@ -265,7 +269,7 @@ class _GeneratorGraph:
         return x if g.precision == "fp32" else g.cast(x, g.precision, name)
 
     def _spade(self, name: str, layer: SPADE, x: str, grid: Size) -> str:
-        """x [rows,C,h,w] times and plus what the map says, computed once for each mask."""
+        """Add a SPADE layer on x [rows,C,h,w], with scale and shift computed once per mask."""
         g = self.g
         weight, bias = folded_modulation(layer)
         channels = len(bias) // 2
@@ -276,7 +280,7 @@ class _GeneratorGraph:
         )  # fmt: skip
         if not can_fold(layer):
             x = self._instance_norm(name, x, torch.ones(channels), torch.zeros(channels))
-        if not self.card.architecture.uses_z:  # one row for each mask
+        if not self.card.architecture.uses_z:  # one row per mask
             scale, shift = g.ops("Split", both, g.integers([channels] * 2), scope=name, outputs=2, axis=1)
             return g.op("Add", g.op("Mul", x, scale, scope=name), shift, scope=name)
         both = g.op("Unsqueeze", both, g.integers([1]), scope=name)
@@ -287,11 +291,11 @@ class _GeneratorGraph:
         return g.op("Reshape", x, g.integers([-1, channels, *grid]), scope=name)
 
     def _hidden(self, name: str, layer: SPADE, grid: Size) -> str:
-        """ReLU of the first convolution of the map: [masks,hidden,h,w]."""
+        """Compute the ReLU of the first convolution of the map: [masks,hidden,h,w]."""
         g, conv = self.g, layer.shared
         if not self.use_rows:
             return g.op("Relu", self._conv(f"{name}.shared", conv, self._planes_at(grid)), scope=f"{name}.shared")
-        # a convolution of one-hot planes is a sum of one row of its weights for each tap
+        # a convolution of one-hot planes is a sum of one row of its weights per tap
         kernel, classes = conv.kernel_size[0], self.card.labels.num_classes
         taps = conv.weight.flatten(2).permute(2, 1, 0)  # [k²,channels,hidden]
         rows = taps[:, :classes]
@@ -317,9 +321,9 @@ class _GeneratorGraph:
 def encoder_graph(
     encoder: ImageEncoder, card: Card, metadata: Mapping[str, str], for_engine: bool = False
 ) -> onnx.ModelProto:
-    """photos float32 [photos,3,height,width] of any size -> mu, logvar float32 [photos,Z].
+    """Build the encoder's graph: photos float32 [photos,3,height,width] of any size -> mu, logvar float32 [photos,Z].
 
-    Always fp32: it runs once for each style photo, and its code steers every image of that style.
+    Always fp32: it runs once per style photo, and its code affects every image of that style.
     """
     g = Graph("fp32")
     x = g.input("photos", TensorProto.FLOAT, ["photos", 3, "height", "width"])
@@ -352,8 +356,9 @@ def encoder_graph(
 
 
 def _linear(g: Graph, name: str, layer: nn.Linear, x: str, for_engine: bool) -> str:
-    """[N,in] -> [N,out], or [N,out,1,1] for engines: a 1x1 convolution there, since TensorRT for RTX has no fp32
-    matrix products on Turing.
+    """Add a linear layer, [N,in] -> [N,out] or, for engines, [N,out,1,1].
+
+    For engines it is a 1x1 convolution, as TensorRT for RTX has no fp32 matrix products on Turing.
     """
     if not for_engine:
         weight = g.weight(f"{name}.weight", layer.weight)

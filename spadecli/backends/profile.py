@@ -1,4 +1,4 @@
-"""Which batches an engine takes: smallest, best and largest numbers of masks and of samples a mask."""
+"""Batch sizes of an engine: smallest, best and largest numbers of masks, and of samples per mask."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Range = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a batch that an engine takes in one call.
+    """The part of a batch in one call of an engine.
 
-    masks, samples: what is wanted; padded_masks, padded_samples: what is run, the last one repeated.
+    masks, samples: the requested ones. padded_masks, padded_samples: numbers in the call, padded by repeating the last.
     """
 
     masks: slice
@@ -24,25 +24,25 @@ class Chunk:
 
     @property
     def rows(self) -> int:
-        """Rows of z in the call."""
+        """Number of rows of z in the call."""
         return self.padded_masks * self.padded_samples
 
 
 @dataclass(frozen=True)
 class Profile:
-    """(smallest, best, largest) of masks and of samples a mask; the rows of z are their products."""
+    """(smallest, best, largest) numbers of masks and of samples per mask; rows of z are their products."""
 
     masks: Range = (1, 4, 8)
     samples: Range = (1, 1, 4)
 
     @property
     def rows(self) -> Range:
-        """(smallest, best, largest) number of rows of z."""
+        """(smallest, best, largest) numbers of rows of z."""
         least, best, most = (m * s for m, s in zip(self.masks, self.samples, strict=True))
         return least, best, most
 
     def chunks(self, masks: int, samples: int) -> Iterator[Chunk]:
-        """Parts that cover ``masks`` times ``samples`` rows, each within the profile."""
+        """Yield parts that cover ``masks`` times ``samples`` rows, each within the profile."""
         for m in range(0, masks, self.masks[2]):
             for s in range(0, samples, self.samples[2]):
                 of_masks = slice(m, min(m + self.masks[2], masks))
@@ -62,7 +62,7 @@ def is_range(numbers: Range) -> bool:
 
 
 def parse_range(flag: str, text: str) -> Range:
-    """ "1,4,8" to (1, 4, 8). Raises UserError unless these are three ascending numbers from 1 on."""
+    """Parse "1,4,8" to (1, 4, 8). Raises UserError unless these are three ascending numbers from 1 on."""
     parts = text.split(",")
     if len(parts) == 3 and all(p.strip().isdecimal() for p in parts):
         least, best, most = (int(p) for p in parts)

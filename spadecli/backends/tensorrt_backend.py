@@ -1,7 +1,7 @@
-"""The TensorRT backend: an .engine that spade convert built, on a CUDA GPU; TensorRT and TensorRT for RTX alike.
+"""The TensorRT backend: runs an .engine from spade convert on a CUDA GPU, with TensorRT or TensorRT for RTX.
 
-Host memory is pinned and doubled: while the GPU computes one part of a batch, the part before travels back and is
-copied out. Launches are recorded once for each batch shape and replayed (CUDA graphs).
+Host memory is pinned and double-buffered: while the GPU computes one part of a batch, the previous part is copied back.
+Launches are recorded once per batch shape and replayed (CUDA graphs).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .compatibility import check_encoder, file_problems, find_encoder, runtime_p
 from .profile import Chunk, Profile
 
 TORCH_TYPES = {"UINT8": torch.uint8, "FLOAT": torch.float32}
-MAX_GRAPHS = 4  # each has a context of its own, with the memory of a call
+MAX_GRAPHS = 4  # each has its own context, with the memory of a call
 
 
 class TensorRTBackend:
-    """See :class:`spadecli.backends.base.Backend`. The image size is the engine's; any batch is cut to its profile."""
+    """See :class:`spadecli.backends.base.Backend`. The image size is fixed; batches are split to fit the profile."""
 
     def __init__(self, record: Record, device: str, generator: bytes, encoder: bytes | None = None) -> None:
         self._device = gpu(device)
@@ -70,7 +70,7 @@ class TensorRTBackend:
         return images.reshape(-1, *images.shape[2:])
 
     def encode(self, photos: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """See :meth:`spadecli.backends.base.Backend.encode`. Photos are at most 4096 pixels a side."""
+        """See :meth:`spadecli.backends.base.Backend.encode`. Photos have 16 to 4096 pixels per side."""
         if self._generator is None:
             raise self._closed()
         check_encoder(self._record, self._encoder_bytes is not None)
@@ -78,7 +78,7 @@ class TensorRTBackend:
         least, _, most = PHOTO_SIDES
         if min(photos.shape[2:]) < least or max(photos.shape[2:]) > most:
             raise UserError(
-                f"photos are {photos.shape[2]}x{photos.shape[3]}; the engine takes {least} to {most} a side"
+                f"photos are {photos.shape[2]}x{photos.shape[3]}; the engine takes {least} to {most} pixels per side"
             )
         if self._encoder is None:
             assert self._encoder_bytes is not None
@@ -94,7 +94,7 @@ class TensorRTBackend:
         return UserError(f"weights {self.card.name!r}: the backend is closed", hint="open_backend opens it again")
 
     def close(self) -> None:
-        """Free the device's memory; keeps the kernels that were compiled."""
+        """Save compiled kernels and free the device's memory."""
         for network in (self._generator, self._encoder):
             if network is not None:
                 network.save_kernels()
@@ -113,10 +113,10 @@ class TensorRTBackend:
 def open_file(path: Path, device: str) -> TensorRTBackend:
     """Open an .engine file; its encoder, if any, is encoder/NAME.engine beside it.
 
-    Raises UserError that says why an engine is stale or foreign and how to build it again.
+    Raises UserError, which says why an engine is stale or foreign and how to rebuild it.
     """
     record = expect_generator(read_engine(path))
-    if problems := file_problems(record):  # what can be said without a runtime or a GPU first
+    if problems := file_problems(record):  # first what can be checked without a runtime or a GPU
         raise stale(record, problems)
     encoder = find_encoder(record)
     version = load_runtime(side_of(record).runtime).__version__
@@ -129,19 +129,19 @@ def open_file(path: Path, device: str) -> TensorRTBackend:
 
 
 def gpu(device: str) -> torch.device:
-    """The CUDA device that "auto", "cuda" or "cuda:N" means, or BackendUnavailable."""
+    """Return the CUDA device for "auto", "cuda" or "cuda:N". Raises BackendUnavailable if there is none."""
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        found = "--device cpu was asked for" if device == "cpu" else f"torch {torch.__version__} sees no CUDA device"
+        found = "--device cpu was given" if device == "cpu" else f"torch {torch.__version__} sees no CUDA device"
         raise BackendUnavailable(
             f"engines run on a CUDA GPU; {found}",
-            hint="the .safetensors or an .onnx of the same weights runs on the CPU; spade doctor says what is there",
+            hint="the .safetensors or an .onnx of the same weights runs on the CPU; spade doctor lists the devices",
         )
     picked = pick_device("cuda" if device == "auto" else device)
     return picked if picked.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
 def capability_of(device: torch.device) -> str:
-    """Compute capability, such as "8.6"."""
+    """Return the compute capability, such as "8.6"."""
     major, minor = torch.cuda.get_device_capability(device)
     return f"{major}.{minor}"
 
@@ -149,7 +149,7 @@ def capability_of(device: torch.device) -> str:
 def split(
     profile: Profile, labels: NDArray[np.uint8], edges: NDArray[np.uint8] | None, z: NDArray[np.float32] | None
 ) -> Iterator[tuple[Chunk, dict[str, NDArray[Any]]]]:
-    """The calls that a batch takes, each within the profile; masks and samples that lack are the last one again."""
+    """Split a batch into calls within the profile; missing masks and samples are filled by repeating the last."""
     grouped = None if z is None else z.reshape(len(labels), -1, z.shape[1])
     for chunk in profile.chunks(len(labels), 1 if grouped is None else grouped.shape[1]):
         masks = np.minimum(np.arange(chunk.masks.start, chunk.masks.start + chunk.padded_masks), chunk.masks.stop - 1)
@@ -172,7 +172,7 @@ def _memory_errors() -> Iterator[None]:
 
 
 class _Slot:
-    """Buffers of one call in flight: pinned on the host, and on the device."""
+    """Buffers of one call in flight: pinned host memory and device memory."""
 
     def __init__(self) -> None:
         self.host: dict[str, torch.Tensor] = {}
@@ -182,7 +182,7 @@ class _Slot:
         self.arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def views(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
-        """(host, device) tensors of ``shape``; the memory under them only grows."""
+        """Return (host, device) tensors of ``shape``; their memory only grows."""
         count = int(np.prod(shape))
         if name not in self.host or self.host[name].numel() < count:
             self.host[name] = torch.empty(count, dtype=dtype, pin_memory=True)
@@ -202,9 +202,9 @@ class _Network:
             self.runtime = trt.Runtime(log)
             self.engine = self.runtime.deserialize_cuda_engine(blob)
             if self.engine is None:
-                raise stale(record, log.errors[-4:] or ["the runtime refuses it"])
+                raise stale(record, log.errors[-4:] or ["the runtime rejects it"])
             self._kernels: Any = None
-            # by the engine itself: an encoder and its generator have kernels of their own
+            # named by the engine's hash, as an encoder and its generator have different kernels
             name = f"kernels-{hashlib.sha256(blob).hexdigest()[:16]}.bin"
             self._kernels_path = cache_dir() / "tensorrt" / name
             self.context = self._context()
@@ -216,15 +216,15 @@ class _Network:
         inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self.outputs = [n for n in names if n not in inputs]
         self.slots = [_Slot(), _Slot()]
-        self._graphs: dict[Any, tuple[Any, Any]] = {}  # recording and its context, by buffers and shapes
-        # TensorRT for RTX records its launches itself
+        self._graphs: dict[Any, tuple[Any, Any]] = {}  # (buffers, shapes) -> recording and its context
+        # TensorRT for RTX records launches itself
         self._record_graphs = self._kernels is None
 
     def _context(self) -> Any:
         if not hasattr(self.engine, "create_runtime_config"):
             return self.engine.create_execution_context()
         config = self.engine.create_runtime_config()
-        if hasattr(config, "create_runtime_cache"):  # kernels are compiled when first used
+        if hasattr(config, "create_runtime_cache"):  # kernels are compiled on first use
             self._kernels = config.create_runtime_cache()
             if self._kernels_path.is_file():
                 self._kernels.deserialize(self._kernels_path.read_bytes())
@@ -234,12 +234,15 @@ class _Network:
         return self.engine.create_execution_context(config)
 
     def save_kernels(self) -> None:
-        """Keep compiled kernels for the next process."""
+        """Save compiled kernels for the next process."""
         if self._kernels is not None:
             write_bytes(self._kernels_path, bytes(memoryview(self._kernels.serialize())))
 
     def run_all(self, parts: Any) -> Iterator[tuple[Any, dict[str, NDArray[np.float32]]]]:
-        """Outputs of (key, inputs) in order. They are views of pinned memory: copy them before going on."""
+        """Yield (key, outputs) for each (key, inputs), in order.
+
+        Outputs are views of pinned memory: copy them before the next iteration.
+        """
         with torch.cuda.device(self.device):
             waiting: list[_Slot] = []
             for i, (key, inputs) in enumerate(parts):
@@ -257,7 +260,7 @@ class _Network:
         return slot.key, views
 
     def _launch(self, slot: _Slot, key: Any, inputs: dict[str, NDArray[Any]]) -> None:
-        """Send the inputs, compute, and bring the outputs back, all without waiting."""
+        """Enqueue the copy of the inputs, the computation, and the copy of the outputs, without waiting."""
         slot.key = key
         with torch.cuda.stream(self.compute):
             for name, values in inputs.items():
@@ -274,11 +277,11 @@ class _Network:
             slot.arrived.record(self.back)
 
     def _bind(self, context: Any, slot: _Slot, inputs: Iterable[str]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Give a context the slot's buffers at their shapes; returns (host, device) of each output."""
+        """Bind the slot's buffers and shapes to a context; return (host, device) of each output."""
         for name in inputs:
             device = slot.device[name]
             if not context.set_input_shape(name, slot.shapes[name]):
-                raise UserError(f"the engine takes no {name} of shape {list(slot.shapes[name])}", hint="build it again")
+                raise UserError(f"the engine rejects {name} of shape {list(slot.shapes[name])}", hint="build it again")
             context.set_tensor_address(name, device.data_ptr())
         outputs = []
         for name in self.outputs:
@@ -288,10 +291,9 @@ class _Network:
         return outputs
 
     def _enqueue(self, slot: _Slot, inputs: Iterable[str]) -> None:
-        """Run the network on the compute stream; the first call of a shape also records its launches, later ones
-        replay them.
+        """Run the network on the compute stream; the first call of a shape also records its launches for later ones.
 
-        A recording belongs to the state of its execution context, so each has a context of its own that nobody changes.
+        A recording depends on the state of its execution context, so each has its own, which is never changed.
         """
         addresses = tuple(t.data_ptr() for t in slot.device.values())
         state = (addresses, tuple(slot.shapes.items()))
@@ -306,13 +308,13 @@ class _Network:
             if context is None:
                 raise RuntimeError("no memory for another context")
             self._bind(context, slot, inputs)
-            self._execute(context)  # the warm-up that a recording needs
+            self._execute(context)  # recording needs a warm-up
             self.compute.synchronize()
             recording = torch.cuda.CUDAGraph()
             with torch.cuda.graph(recording, stream=self.compute, capture_error_mode="thread_local"):
                 context.execute_async_v3(self.compute.cuda_stream)
         except RuntimeError:
-            self._record_graphs = False  # a layer that cannot be recorded, or no memory: launches stay single
+            self._record_graphs = False  # a layer cannot be recorded, or memory is short: later calls are not recorded
         else:
             self._graphs[state] = recording, context
 

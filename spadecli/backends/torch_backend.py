@@ -1,4 +1,4 @@
-"""The torch backend: CPU or CUDA, straight from a weights file."""
+"""The torch backend: runs a weights file on the CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from .cuda_graphs import Recorded
 class TorchBackend:
     """See :class:`spadecli.backends.base.Backend`, and :func:`spadecli.backends.base.open_backend` for the options.
 
-    The fast form takes the masks of a batch one by one, and where it has its kernels (fp32 on a CPU) an image is the
-    same to the last bit in any batch; torch's own operations round by the number of samples too.
+    The fast form processes the masks of a batch one by one. With the C++ kernels (fp32 on a CPU) an image is identical
+    to the last bit in any batch; in torch operations its rounding depends on the number of samples.
     """
 
     name = "torch"
@@ -81,7 +81,7 @@ class TorchBackend:
             with fp32_math(self.precision == "tf32"):
                 return run(channels, edges, latent)
         except RuntimeError as e:
-            # on the CPU torch raises no error of its own for that
+            # on the CPU torch raises a plain RuntimeError
             if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e):
                 raise MemoryError(str(e)) from e
             raise
@@ -120,17 +120,17 @@ class TorchBackend:
 
     def _plain(self, channels: Tensor, edges: Tensor | None, z: Tensor | None) -> Tensor:
         assert isinstance(self._generator, Generator)
-        with self._autocast(keep=False):  # each weight is used once, and a kept cast would outlive a recording
+        with self._autocast(keep=False):  # each weight is used once, and a cached cast would outlive a recording
             images: Tensor = self._generator(SemanticMap(channels, edges, self.card.labels.num_classes), z)
         return images
 
     def _autocast(self, keep: bool) -> torch.autocast:
-        """``keep`` the weights' casts for the next use in the block: tiles use them again."""
+        """Return the autocast context; ``keep``: cache the casts of weights within it, as every tile uses them."""
         enabled = self.precision == "bf16"
         return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled, cache_enabled=keep)
 
     def _fill(self, images: NDArray[np.float32], compute: Callable[[Tile], Tensor]) -> None:
-        """Images float32 [N,3,H,W], tile by tile: nothing of the network is larger than a tile but its start."""
+        """Fill images float32 [N,3,H,W] tile by tile, so that only the first feature map is of the whole size."""
         assert self.tile is not None
         for tile in find_tiles(self.card.architecture, images.shape[2:], self.tile):
             tile.image.of(images)[:] = _on_host(compute(tile))
@@ -181,14 +181,14 @@ def _on_host(images: Tensor) -> NDArray[np.float32]:
 
 
 def _pick_tile(tile: TileSize, card: Card) -> int | None:
-    """Pixels a side, a multiple of the stride; None for no tiles."""
+    """Return the tile size in pixels per side, a multiple of the stride, or None for no tiles. Raises UserError."""
     arch = card.architecture
     if tile is None:
         return None
     if reason := why_not_tiled(arch):
         raise UserError(
             f"weights {card.name!r} cannot be rendered in tiles: {reason}",
-            hint="leave --tile out; a smaller --size takes less memory",
+            hint="omit --tile; a smaller --size takes less memory",
         )
     if tile == "auto":
         return TILE
@@ -202,10 +202,10 @@ def _pick_tile(tile: TileSize, card: Card) -> int | None:
 
 
 def _pick_form(form: Form, device: torch.device, generator: Generator, card: Card) -> Form:
-    """Fast by itself on the CPU alone: on CUDA it is not measured yet."""
+    """Choose the form; "auto" is fast only on the CPU, as it has not been measured on CUDA. Raises UserError."""
     reason = why_not_fast(generator)
     if form == "auto":
         return "fast" if device.type == "cpu" and not reason else "plain"
     if form == "fast" and reason:
-        raise UserError(f"weights {card.name!r}: no fast form for {reason}", hint="leave the form to auto, or plain")
+        raise UserError(f"weights {card.name!r}: no fast form for {reason}", hint="use form auto or plain")
     return form

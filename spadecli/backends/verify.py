@@ -1,4 +1,4 @@
-"""Is an artifact the weights it was made from? Both render the same masks from the same z, and are compared."""
+"""Verification of an artifact against its weights: both render the same masks from the same z."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PEAK = 2.0  # images are in [-1,1]
 MAX_ABSOLUTE: dict[Precision, float] = {"fp32": 1e-4}
 LEAST_PSNR: dict[Precision, float] = {"fp16": 45.0, "bf16": 40.0}
 CODE_TOLERANCE = 1e-4
-CELLS = 16  # of a test mask, on each side
+CELLS = 16  # cells per side of a test mask
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Differences between torch and what ran, over ``images`` images in [-1,1]; psnr (dB) is the worst image's.
+    """Differences between torch and the artifact over ``images`` images in [-1,1]; psnr (dB) is that of the worst.
 
-    ran: what rendered. stood_in: why that was not the artifact itself, "" where it was.
-    code_max: largest difference of style codes, None where there is no encoder.
+    code_max: largest difference of style codes; None without an encoder.
+    ran: what rendered for the artifact. stood_in: why that was not the artifact itself; "" if it was.
     """
 
     precision: Precision
@@ -40,20 +40,20 @@ class Verification:
 
     @property
     def problems(self) -> list[str]:
-        """What misses its tolerance."""
+        """The differences that exceed their tolerance."""
         found = []
         if not np.isfinite([self.max_abs, self.mean_abs]).all():
             found.append("its images hold values that are not finite")
         elif self.precision in MAX_ABSOLUTE and self.max_abs > MAX_ABSOLUTE[self.precision]:
             found.append(f"largest difference {self.max_abs:.2e}, allowed {MAX_ABSOLUTE[self.precision]:.0e}")
         elif self.precision in LEAST_PSNR and self.psnr < LEAST_PSNR[self.precision]:
-            found.append(f"PSNR {self.psnr:.1f} dB, {LEAST_PSNR[self.precision]:.0f} dB are needed")
+            found.append(f"PSNR {self.psnr:.1f} dB, at least {LEAST_PSNR[self.precision]:.0f} dB needed")
         if self.code_max is not None and not self.code_max <= CODE_TOLERANCE:
             found.append(f"style codes differ by {self.code_max:.2e}, allowed {CODE_TOLERANCE:.0e}")
         return found
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the result as lines of text."""
         tolerance = (
             f"max {MAX_ABSOLUTE[self.precision]:.0e}"
             if self.precision in MAX_ABSOLUTE
@@ -69,7 +69,7 @@ class Verification:
         return lines
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values. A PSNR without any difference is null."""
+        """Return plain values, for JSON output. The PSNR of identical images is null."""
         data = asdict(self)
         data["psnr"] = None if np.isinf(self.psnr) else round(self.psnr, 2)
         return {**data, "file_was_run": not self.stood_in, "passed": not self.problems}
@@ -84,7 +84,7 @@ def verify(
     ran: str = "",
     stood_in: str = "",
 ) -> Verification:
-    """Render the same with both, at the candidate's size, within the profile."""
+    """Render the same inputs with both backends, at the candidate's size and within its profile."""
     card = candidate.card
     masks, samples = (2, 2) if profile is None else (min(2, profile.masks[2]), min(2, profile.samples[2]))
     labels, edges, z = fixed_inputs(card, masks, samples)
@@ -105,7 +105,7 @@ def verify(
 
 
 def differences(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, float, float]:
-    """Largest and mean absolute difference of images [N,3,H,W] in [-1,1], and the worst image's PSNR in dB."""
+    """Return the largest and mean absolute difference of images [N,3,H,W] in [-1,1], and the lowest PSNR in dB."""
     difference = a.astype(np.float64) - b
     worst = float(np.square(difference).mean(axis=(1, 2, 3)).max())
     psnr = float("inf") if worst == 0 else float(10 * np.log10(PEAK**2 / worst))
@@ -115,7 +115,7 @@ def differences(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, 
 def fixed_inputs(
     card: Card, masks: int, samples: int, seed: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, NDArray[np.float32] | None]:
-    """labels, edges and z that touch every class: random cells, their borders as edges."""
+    """Make labels, edges and z that cover every class: random cells, with their borders as edges."""
     rng = np.random.default_rng(seed)
     height, width = card.architecture.size
     codes = card.labels.channel_to_code
@@ -133,7 +133,7 @@ def fixed_inputs(
 
 
 def fixed_photos(seed: int = 0) -> NDArray[np.float32]:
-    """Two smooth photos float32 [2,3,192,320] in [-1,1]."""
+    """Make two smooth photos float32 [2,3,192,320] in [-1,1]."""
     rng = np.random.default_rng(seed)
     waves = rng.uniform(0.01, 0.2, (2, 3, 2))
     y, x = np.mgrid[:192, :320].astype(np.float32)
@@ -143,9 +143,9 @@ def fixed_photos(seed: int = 0) -> NDArray[np.float32]:
 
 
 def refusal(what: str, verification: Verification) -> UserError:
-    """The error for an artifact that misses its tolerance: nothing is left behind."""
+    """Build the error for an artifact that exceeds its tolerance and is therefore not written."""
     return UserError(
-        f"{what}: differs from torch by more than {verification.precision} may; nothing was written",
+        f"{what}: differs from torch by more than the tolerance of {verification.precision}; nothing was written",
         problems=verification.problems,
-        hint="--precision fp32 is closest to torch; --no-verify writes it all the same",
+        hint="--precision fp32 is closest to torch; --no-verify writes it anyway",
     )

@@ -1,1 +1,1 @@
-"""What everything that computes with torch shares: devices, precision, and helpers for hand-written derivatives."""
+"""Shared by everything that computes with torch: devices, precision, and helpers for hand-written derivatives."""

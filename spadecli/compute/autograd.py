@@ -1,4 +1,4 @@
-"""Helpers for backward passes written by hand."""
+"""Helpers for hand-written backward passes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 def first_order_only(backward: Callable[..., T]) -> Callable[..., T]:
-    """For ``Function.backward``: refuse to be part of a second derivative, whose terms would silently be missing.
+    """Decorate ``Function.backward`` to raise RuntimeError in a second derivative, whose terms would be missing.
 
-    torch's own ``once_differentiable`` raises only where the incoming gradient itself is being differentiated; with
-    a constant one, as in a gradient penalty, it returns a gradient without a graph. Raises RuntimeError.
+    torch's own ``once_differentiable`` raises only if the incoming gradient itself requires a gradient; with a constant
+    one, as in a gradient penalty, it silently returns a gradient without a graph.
     """
 
     @wraps(backward)

@@ -1,4 +1,4 @@
-"""Where networks run, and in what arithmetic: the one place that reads device names and sets torch's switches."""
+"""Devices and precision: the only file that parses device names and sets torch's precision switches."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ EXPECTED = "expected auto, cpu, cuda or cuda:N"
 
 
 class DeviceName(NamedTuple):
-    """A device as people name it; ``number`` is None if any will do."""
+    """A device name in its parts; ``number`` is None if any device of the kind will do."""
 
     kind: str
     number: int | None
 
     @classmethod
     def parse(cls, name: str) -> DeviceName:
-        """ "auto", "cpu", "cuda" or "cuda:N". Raises UserError on anything else. Loads no torch."""
+        """Parse "auto", "cpu", "cuda" or "cuda:N" without importing torch. Raises UserError for anything else."""
         kind, colon, index = name.partition(":")
         if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
             raise UserError(f"device {name!r}: {EXPECTED}")
@@ -31,9 +31,9 @@ class DeviceName(NamedTuple):
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" is CUDA if there is any.
+    """Return the torch device of that name; "auto" is CUDA if available.
 
-    Raises UserError on another name, BackendUnavailable where there is no such device.
+    Raises UserError if the name is invalid, BackendUnavailable if there is no such device.
     """
     import torch
 
@@ -50,9 +50,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def device_of_rank(name: str, ranks: Ranks) -> torch.device:
-    """The device of this process: with several processes on a machine, each takes a GPU of its own.
+    """Return the device of this process: of several processes on a machine, each gets its own GPU.
 
-    Raises UserError or BackendUnavailable where there is none for it.
+    Raises UserError or BackendUnavailable if there is none for it.
     """
     import torch
 
@@ -72,7 +72,7 @@ def device_of_rank(name: str, ranks: Ranks) -> torch.device:
 
 
 def use_device(device: torch.device) -> torch.device:
-    """Make ``device`` the current one, so that streams, graphs and pinned memory belong to it and to no other GPU."""
+    """Make ``device`` the current one, so that streams, graphs and pinned memory belong to it; return it with index."""
     import torch
 
     if device.type != "cuda":
@@ -84,9 +84,9 @@ def use_device(device: torch.device) -> torch.device:
 
 
 def onnxruntime_providers(onnxruntime: Any, device: str) -> tuple[str, list[Any]]:
-    """The device's name, and ONNX Runtime's execution providers for it; float32 is IEEE there too.
+    """Return the device's name and ONNX Runtime's execution providers for it, with TF32 off.
 
-    Raises UserError on another name, BackendUnavailable if this ONNX Runtime has no CUDA.
+    Raises UserError if the name is invalid, BackendUnavailable if this ONNX Runtime has no CUDA.
     """
     kind, number = DeviceName.parse(device)
     there = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -102,7 +102,7 @@ def onnxruntime_providers(onnxruntime: Any, device: str) -> tuple[str, list[Any]
 
 
 def hardware_name(device: torch.device) -> str:
-    """What a card says that a network was computed on."""
+    """Return the name of the hardware, as recorded in a card."""
     import torch
 
     from ..core.parallel import num_cores
@@ -112,13 +112,13 @@ def hardware_name(device: torch.device) -> str:
 
 @contextmanager
 def fp32_math(tf32: bool = False) -> Iterator[None]:
-    """Float32 products as IEEE 754 has them, or with factors rounded to TF32's 10 bits on request.
+    """Compute float32 products in IEEE precision or, with ``tf32``, with factors rounded to 10 bits, while open.
 
-    torch's own default rounds the factors of CUDA convolutions, so that "fp32" there is off by 1e-3.
+    By default torch uses TF32 in CUDA convolutions, which makes "fp32" results there off by 1e-3.
     """
     import torch
 
-    # torch's older switches: once the newer ones are set for convolutions alone, reading these raises
+    # the older switches of torch; reading them raises once the newer ones are set for convolutions alone
     switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]
     try:
@@ -132,7 +132,7 @@ def fp32_math(tf32: bool = False) -> Iterator[None]:
 
 @contextmanager
 def exact_math() -> Iterator[None]:
-    """:func:`fp32_math`, and the same algorithms in every call: for measurements that have to be repeatable."""
+    """Like :func:`fp32_math`, with the same algorithms in every call: for repeatable measurements."""
     import torch
 
     cudnn = torch.backends.cudnn

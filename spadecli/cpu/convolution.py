@@ -1,4 +1,4 @@
-"""The convolutions of a SPADE block, each with the modulation before it."""
+"""The convolutions of a SPADE block, each fused with the modulation before it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from ..kernels import native
 from ..model.generator import LEAK
 
-VALUES_AT_ONCE = 1 << 20  # of a feature map, modulated at a time: they stay in the cache
+VALUES_AT_ONCE = 1 << 20  # values of a feature map modulated at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True)
 class How:
-    """Where and how the fast form computes: by the kernels of :mod:`.native` or by torch.
+    """Where and how the fast form computes: by the kernels of kernels/native.py or by torch.
 
-    Tables are made in float32 whatever the dtype of the feature maps.
+    dtype: of the feature maps; tables are always float32.
     """
 
     device: torch.device
@@ -27,7 +27,7 @@ class How:
 
 
 class StartLinear:
-    """The linear layer from z to the first feature map, channels last."""
+    """The linear layer from z to the first feature map, in channels-last order."""
 
     def __init__(self, linear: nn.Linear, grid: tuple[int, int], how: How) -> None:
         self.grid, self.use_kernels = grid, how.use_kernels
@@ -64,7 +64,7 @@ class ModulatedConv:
     ) -> Tensor:
         """x [M·S,C,h,w] channels-last, scale_shift [w,2·C], window_of_pixel int32 [M,H,W] -> [M·S,O,H,W].
 
-        residual [M·S,O,..] is upsampled where it is smaller. ``reuse``: its memory may be written to.
+        residual [M·S,O,..] is upsampled if it is smaller. ``reuse``: its memory may be overwritten.
         """
         if self.use_kernels:
             modulation = native.Modulation(scale_shift, window_of_pixel, 2 if upsample else 1, LEAK)
@@ -97,7 +97,7 @@ class ModulatedShortcut:
 
 
 class ImageConv:
-    """conv(leaky(x)) to the image, 3x3."""
+    """conv(leaky(x)), 3x3, to the image's channels."""
 
     def __init__(self, conv: nn.Conv2d, how: How) -> None:
         weight = conv.weight.detach()
@@ -110,7 +110,7 @@ class ImageConv:
             self.weight = _for_torch(weight, how)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[N,C,H,W] channels-last, whose memory may be written to -> [N,3,H,W]."""
+        """x [N,C,H,W] channels-last, whose memory may be overwritten -> [N,3,H,W]."""
         if self.use_kernels:
             return native.image(x, LEAK, self.weight, self.bias)
         return F.conv2d(F.leaky_relu_(x, LEAK), self.weight, self.bias, padding=1)
@@ -121,7 +121,7 @@ def _for_torch(weight: Tensor, how: How) -> Tensor:
 
 
 def modulate(x: Tensor, scale_shift: Tensor, window_of_pixel: Tensor, upsample: bool, leak: float) -> Tensor:
-    """leaky(up(x)·scale + shift), x [M·S,C,h,w] channels-last."""
+    """Compute leaky(up(x)·scale + shift) for x [M·S,C,h,w] channels-last; a slope ``leak`` of 1 is none."""
     channels, (masks, height, width) = x.shape[1], window_of_pixel.shape
     samples = x.shape[0] // masks
     scale, shift = (half.to(x.dtype).contiguous() for half in scale_shift.chunk(2, 1))

@@ -1,4 +1,4 @@
-"""The generator's inference form on a CPU: :class:`spadecli.model.generator.Generator` in evaluation, by tables."""
+"""The generator's inference form for CPUs: :class:`spadecli.model.generator.Generator` in evaluation, by tables."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CPU = torch.device("cpu")
 
 
 def why_not_fast(generator: Generator) -> str:
-    """Why there is no fast form; empty where there is one."""
+    """Return why a generator has no fast form, or "" if it has one."""
     if generator.arch.conditioning != "spade":
-        return f"conditioning {generator.arch.conditioning!r}: norms that do not see the map have no tables"
+        return f"conditioning {generator.arch.conditioning!r}: norms that ignore the semantic map have no tables"
     return ""
 
 
 class FastBlock:
-    """A residual block on channels-last maps: tables first, then feature maps."""
+    """A residual block on channels-last feature maps, with tables computed beforehand."""
 
     def __init__(self, block: SPADEBlock, num_classes: int, how: How) -> None:
         norms = {"0": block.norm_0, "1": block.norm_1, "s": block.norm_s}
@@ -44,11 +44,11 @@ class FastBlock:
         self.conv_s = ModulatedShortcut(block.conv_s, how) if block.conv_s is not None else None
 
     def scale_shift(self, windows: Windows) -> dict[str, Tensor]:
-        """Scales and shifts of the block's SPADE layers, for the samples of these masks to share."""
+        """Compute scales and shifts of the block's SPADE layers, shared by all samples of a mask."""
         return {name: table(windows) for name, table in self.tables.items()}
 
     def __call__(self, x: Tensor, scale_shift: dict[str, Tensor], window_of_pixel: Tensor, upsample: bool) -> Tensor:
-        """[M·S,fin,h,w] -> [M·S,fout,H,W], x upsampled first on request; ``window_of_pixel`` int32 [M,H,W]."""
+        """x [M·S,fin,h,w], upsampled first if ``upsample``, and window_of_pixel int32 [M,H,W] -> [M·S,fout,H,W]."""
         normed, shortcut = self._normed(x, "0"), x
         if self.conv_s is not None:
             shortcut = self.conv_s(normed, scale_shift["s"], window_of_pixel, upsample)
@@ -57,16 +57,16 @@ class FastBlock:
         return self.conv_1(x, scale_shift["1"], window_of_pixel, False, shortcut, reuse=self.conv_s is not None)
 
     def _normed(self, x: Tensor, layer: str) -> Tensor:
-        """Instance norm where it is not folded. Upsampling changes no mean and no variance: it may come after."""
+        """Apply instance norm if the norm is not folded. It may precede upsampling, which keeps mean and variance."""
         if self.is_folded[layer]:
             return x
         return F.instance_norm(x, eps=EPS).contiguous(memory_format=torch.channels_last)
 
 
 class FastGenerator:
-    """Codes of label maps and latents to images; see the package.
+    """The generator by tables: label codes and latents to images.
 
-    Takes the weights it needs out of ``generator``, which is left without its blocks: they are in memory once.
+    It takes the weights out of ``generator``, which is left without its layers, so that they are in memory only once.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class FastGenerator:
             generator.blocks[i] = nn.Identity()
 
     def windows(self, codes: Ints, tile: Tile | None = None) -> list[Windows]:
-        """The distinct windows of codes [M,H,W] at every block; blocks with one window share them."""
+        """Find the distinct windows of codes [M,H,W] for every block; blocks of the same size share them."""
         whole = tile or whole_tile(self.arch, (codes.shape[1], codes.shape[2]))
         found: dict[tuple[Window, int], Windows] = {}
         for i, key in enumerate(zip(whole.blocks, whole.steps, strict=True)):
@@ -105,7 +105,7 @@ class FastGenerator:
         return [found[key] for key in zip(whole.blocks, whole.steps, strict=True)]
 
     def start(self, codes: Ints, z: Tensor | None) -> Tensor:
-        """The first feature map [M·S, 16·ngf, h, w] of codes [M,H,W] and z [M·S,Z]."""
+        """Compute the first feature map [M·S, 16·ngf, h, w] of codes [M,H,W] and z [M·S,Z]."""
         grid = self.arch.grid_for((codes.shape[1], codes.shape[2]))
         if z is None:
             first: Tensor = self.fc(self._planes(codes, grid))
@@ -116,20 +116,22 @@ class FastGenerator:
         return x
 
     def __call__(self, codes: Ints, z: Tensor | None = None) -> Tensor:
-        """Codes int32 [M,H,W] (see :func:`map_codes`) and z [M·S,Z] (unused where the latent is "map") ->
-        images [M·S,3,H,W] in [-1,1]. Row m·S+s is sample s of mask m."""
+        """Codes int32 [M,H,W] and z [M·S,Z] (None if the latent is "map") -> images [M·S,3,H,W] in [-1,1].
+
+        Codes: see :func:`spadecli.windows.find.label_codes`. Row m·S+s is sample s of mask m.
+        """
         return self.from_start(self.start(codes, z), codes)
 
     def from_start(self, x: Tensor, codes: Ints, tile: Tile | None = None) -> Tensor:
-        """The blocks alone, on the first feature map [M·S,16·ngf,h,w] of the whole map.
+        """Apply the blocks to the first feature map [M·S,16·ngf,h,w] -> images [M·S,3,H,W].
 
-        tile: the part of the images to make, [M·S,3,height,width] of it; None for all.
+        tile: the part of the images to compute; None for all of them.
         """
         found = self.windows(codes, tile)
         for i, (block, upsample) in enumerate(zip(self.blocks[:-1], self.upsample_before, strict=False)):
             x = self._enter(i, x, tile)
             x = block(x, block.scale_shift(found[i]), found[i].window_of_pixel, upsample)
-        # the largest maps one by one: they take more memory than everything before
+        # the last block, one image at a time: its maps take more memory than everything before
         x = self._enter(len(self.blocks) - 1, x, tile)
         last, window_of_pixel = self.blocks[-1], found[-1].window_of_pixel
         scale_shift, samples = last.scale_shift(found[-1]), len(x) // len(codes)

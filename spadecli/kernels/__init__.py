@@ -1,1 +1,1 @@
-"""The C++ kernels and their Python side."""
+"""The C++ kernels and their Python interface."""

@@ -1,7 +1,7 @@
-// Kernels of the generator's inference form (see native.py, which holds what each function is given).
+// Kernels of the generator's inference form (native.py documents the arguments of each function).
 //
-// Plain C interface, no headers beyond the standard library: compiled once for each instruction set by setup.py.
-// Feature maps are channels-last float32. Every row of a product is added up in one order, whatever the batch.
+// Plain C interface, no headers beyond the standard library: compiled once per instruction set by setup.py.
+// Feature maps are channels-last float32. Every row of a product is summed in a fixed order, whatever the batch.
 
 #include <algorithm>
 #include <cstdint>
@@ -34,7 +34,7 @@ static inline vec leaky(vec v, float leak) {
     return v > w ? v : w;
 }
 
-// f(c, T{}) for channels 0..C: whole vectors, then one by one
+// call f(c, T{}) for channels 0..C: whole vectors, then one by one
 template <class F> static inline void over_channels(int64_t C, F f) {
     int64_t c = 0;
     for (; c + VL <= C; c += VL) f(c, vec{});
@@ -43,7 +43,7 @@ template <class F> static inline void over_channels(int64_t C, F f) {
 
 // ---- products -------------------------------------------------------------------------------------------------
 
-// C (R rows, whole panels wide) = rows of A (R pointers, K values each) times K x P of a packed panel; or added to C
+// C (R rows, whole panels wide) = rows of A (R pointers, K values each) x a packed panel [K,P], or added to C
 template <int R>
 static void multiply(const float* const* a, int64_t K, const float* b, float* c, int64_t c_stride, bool add) {
     vec s[R][NV];
@@ -93,7 +93,7 @@ static void panel_product(const float* a, int64_t a_stride, int64_t rows, int64_
         const float* p[MR];
         for (int64_t r = 0; r < n; r++) {
             p[r] = a + (first + r) * a_stride;
-            // rows are too short for the hardware to see the next ones coming
+            // rows are too short for the hardware prefetcher
             for (int64_t k = 0; k < K && i + 1 < blocks; k += 16) __builtin_prefetch(p[r] + n * a_stride + k);
         }
         if (columns >= P) {
@@ -109,7 +109,7 @@ static void panel_product(const float* a, int64_t a_stride, int64_t rows, int64_
 
 extern "C" int spade_panel() { return P; }
 
-// weight [K,N] -> panels [ceil(N/P), K, P], zeros behind the last column
+// weight [K,N] -> panels [ceil(N/P), K, P], padded with zeros after the last column
 extern "C" void spade_pack(const float* weight, int64_t K, int64_t N, float* packed, int threads) {
     int64_t panels = (N + P - 1) / P;
 #pragma omp parallel for num_threads(threads)
@@ -159,7 +159,7 @@ struct Numbers {
     }
 };
 
-// The k x k windows of values [M,h,w], numbered from 1 on: numbers [M,h,w], windows [n,k*k] of values, 0 outside.
+// The distinct k x k windows of values [M,h,w], numbered from 1: numbers [M,h,w], windows [n,k*k] of values, 0 outside.
 static int64_t number_windows(const int32_t* values, int64_t M, int64_t h, int64_t w, int k, int32_t* numbers,
                               int32_t* windows) {
     // the rows of each window are numbered first, then the columns of row numbers
@@ -202,7 +202,7 @@ static int64_t number_windows(const int32_t* values, int64_t M, int64_t h, int64
     return columns.count;
 }
 
-// codes [M,h,w] -> windows of codes, windows of windows, row at each pixel; counts of both in counts[2]. False: no memory
+// codes [M,h,w] -> patches of codes, windows of patches, window of each pixel; counts[2] of the first two. False: no memory
 extern "C" int spade_windows(const int32_t* codes, int64_t M, int64_t h, int64_t w, int k, int32_t* windows,
                               int32_t* windows_of_windows, int32_t* row, int64_t* counts) {
     try {
@@ -218,7 +218,7 @@ extern "C" int spade_windows(const int32_t* codes, int64_t M, int64_t h, int64_t
 
 // ---- tables ---------------------------------------------------------------------------------------------------
 
-// hidden[1+i] = relu(bias + sum over taps of the planes that codes[i] turns on); hidden[0] = 0
+// hidden[1+i] = relu(bias + sum over taps of the planes that are 1 for codes[i]); hidden[0] = 0
 extern "C" void spade_hidden(const int32_t* codes, int64_t n, int taps, const float* planes, int64_t num_planes,
                              int has_edges, const float* bias, int64_t C, float* hidden, int threads) {
     std::fill(hidden, hidden + C, 0.0f);
@@ -242,7 +242,7 @@ extern "C" void spade_hidden(const int32_t* codes, int64_t n, int taps, const fl
 }
 
 // rows [n5,N] = bias + sum over taps of hidden[windows[:,tap]] x packed[tap], packed panels of [taps*K, N].
-// hidden is [height,K]; scratch: taps * height * P floats for each panel in work, `at_once` of them; none where each row is multiplied whole.
+// hidden is [height,K]; scratch: taps * height * P floats for each of `at_once` panels; none if each row is multiplied whole.
 extern "C" void spade_rows(const float* hidden, int64_t height, const int32_t* windows, int64_t n5, int taps, int64_t K,
                            const float* packed, const float* bias, int64_t N, float* rows, float* scratch,
                            int64_t at_once, int threads) {
@@ -297,7 +297,7 @@ extern "C" void spade_rows(const float* hidden, int64_t height, const int32_t* w
     }
 }
 
-constexpr int64_t PAD = 16;  // floats behind each row and each point: strides of 4 KiB would share cache sets
+constexpr int64_t PAD = 16;  // floats after each row and each point: strides of 4 KiB would share cache sets
 
 // ---- feature maps ---------------------------------------------------------------------------------------------
 
@@ -310,8 +310,8 @@ static inline void modulate(const float* x, const float* row, int64_t C_all, int
 }
 
 // 1x1 convolution without bias of up(x) * scale + shift. x [N,h,w,C] -> out [N,h*up,w*up,O].
-// Pixels that upsampling made equal and whose row is the same are multiplied once.
-// scratch: spade_shortcut_scratch floats for each thread.
+// Upsampled pixels with the same value and the same row of scales are multiplied once.
+// scratch: spade_shortcut_scratch floats per thread.
 static int64_t shortcut_room(int64_t C) { return std::max<int64_t>(4 * MR, (1 << 16) / C / MR * MR); }
 extern "C" int64_t spade_shortcut_scratch(int64_t C, int64_t O) {
     return shortcut_room(C) * (C + PAD + O + 4 * 4);  // two 64-bit integers for each of four pixels
@@ -377,8 +377,8 @@ template <class T> static inline void input_points(const T* d, int s, T* o, int 
     o[5 * t] = b - 2.5f * e + g;
 }
 
-// along one axis: 6 points to 4 outputs. Each point's divisor, the product of its distances from the others, is taken
-// here and not in the weights, where it would be one more rounding
+// along one axis: 6 points to 4 outputs. Each point's divisor, the product of its distances from the others, is applied
+// here and not in the weights, where it would add a rounding
 template <class T> static inline void output_values(const T* i, int s, T* o, int t) {
     T near = i[s] + i[2 * s], far = i[3 * s] + i[4 * s], dnear = i[s] - i[2 * s], dfar = i[3 * s] - i[4 * s];
     constexpr float n = -2 / 3.0f, f = 1 / 6.0f;
@@ -401,11 +401,11 @@ struct Conv {
     const float* x;  // [N,h,w,C]
     int64_t N, h, w, C;
     int up;
-    const float* rows;  // [n5,2C], or null: x is convolved as it is
-    const int32_t* row;  // [N/samples,H,W]
+    const float* rows;  // scale and shift of each window [windows,2C], or null: x is convolved as it is
+    const int32_t* row;  // window of each pixel [N/samples,H,W]
     int64_t samples;
     float leak;
-    const float *packed, *bias;  // panels of [C·9,O] or [9·C,O], as the strides say, in rows of a panel
+    const float *packed, *bias;  // panels of [C·9,O] or [9·C,O], depending on the strides, which count rows of a panel
     int64_t tap_stride, channel_stride, O;
     const float* residual;  // [N,H/residual_up,W/residual_up,O] or null; may be out itself
     int residual_up;
@@ -421,7 +421,7 @@ struct Conv {
 // Input channels c0..c0+n of a panel of weights -> U[p][n][P], with U_stride(n) from point to point
 static int64_t U_stride(int64_t channels) { return channels * P + PAD; }
 static void transform_weight(const Conv& a, int64_t panel, int64_t c0, int64_t n, float* U) {
-    constexpr int64_t AHEAD = 16;  // channels; the weights come from far away
+    constexpr int64_t AHEAD = 16;  // channels to prefetch: the weights come from main memory
     const float* weight = a.packed + panel * 9 * a.C * P;
     for (int64_t c = 0; c < n; c++)
         for (int v = 0; v < NV; v++) {
@@ -437,14 +437,14 @@ static void transform_weight(const Conv& a, int64_t panel, int64_t c0, int64_t n
         }
 }
 
-constexpr int64_t CB = 4 * VL;  // channels that are transformed at a time
+constexpr int64_t CB = 4 * VL;  // channels transformed at a time
 
 // Tiles tx0..tx1 of tile row ty of sample n, all channels: modulated pixels, then V[p][tile][C].
 // line_room: SIDE * ((tx1 - tx0) * TILE + 2) * CB floats
 static void transform_input(const Conv& a, int64_t n, int64_t ty, int64_t tx0, int64_t tx1, float* V, int64_t V_stride,
                             float* line_room) {
     int64_t H = a.H(), W = a.W(), width = (tx1 - tx0) * TILE + 2, left = tx0 * TILE - 1;
-    int64_t from = std::max<int64_t>(0, -left), to = std::min(width, W - left);  // what lies in the map
+    int64_t from = std::max<int64_t>(0, -left), to = std::min(width, W - left);  // the part inside the map
     const int32_t* map = a.rows ? a.row + n / a.samples * H * W : nullptr;
     for (int64_t c0 = 0; c0 < a.C; c0 += CB) {
         int64_t C = std::min(CB, a.C - c0);
@@ -514,14 +514,14 @@ static void transform_output(const Conv& a, int64_t n, int64_t ty, int64_t tx0, 
     }
 }
 
-// How the work is cut, and the working memory in floats that it takes: shared, and of each thread.
+// How the work is divided, and its working memory in floats: shared, and per thread.
 //
-// Small weights: they are transformed once, then each thread takes tiles through all steps.
-// Large weights: all threads transform the input of some tile rows, then each takes panels of them, and transforms
-// the panel's weights some channels at a time, so that they stay in its cache; they would be four times as large.
+// Small weights are transformed once; then each thread takes tiles through all steps.
+// Large weights would be four times as large when transformed: all threads transform the input of some tile rows, then
+// each takes panels and transforms their weights a few channels at a time, so that these stay in its cache.
 struct Plan {
     bool small;
-    int64_t tiles;  // a thread's, or those of a chunk of tile rows
+    int64_t tiles;  // of a thread, or of a chunk of tile rows
     int64_t parts;  // of a tile row
     int64_t rows;  // tile rows in a chunk
     int64_t V, M, U, lines;
@@ -542,11 +542,11 @@ struct Plan {
     int64_t shared() const { return small ? U : V; }
     int64_t own() const { return small ? V + M + lines : M + U + lines; }
 
-    // TINY: transformed weights stay in a thread's cache; those of SMALL are worth being read again for many tiles
+    // TINY: transformed weights fit in a thread's cache; up to SMALL they are worth reading again for many tiles
     static constexpr int64_t TINY = 1 << 12, SMALL = 1 << 16, MANY_TILES = 256, V_ROOM = 1 << 17, TILES = 64, CHANNELS = 128;
 };
 
-// Floats of working memory that spade_conv takes.
+// Floats of working memory that spade_conv needs.
 extern "C" int64_t spade_conv_scratch(const Conv* a, int threads) {
     Plan plan(*a);
     return plan.shared() + threads * plan.own();
@@ -579,7 +579,7 @@ static void conv_small(const Conv& a, const Plan& plan, float* U, float* own_roo
 static void conv_large(const Conv& a, const Plan& plan, float* V, float* own_room, int threads) {
     int64_t panels = a.panels(), across = a.across(), down = a.down(), tile_rows = a.N * down;
     int64_t V_stride = plan.V_stride(a), M_stride = plan.M_stride();
-    int64_t groups = std::max<int64_t>(1, threads / panels);  // tile rows are shared out where panels are few
+    int64_t groups = std::max<int64_t>(1, threads / panels);  // with few panels, threads share the tile rows
 #pragma omp parallel num_threads(threads)
     {
         float *M = own_room + omp_get_thread_num() * plan.own(), *U = M + plan.M, *lines = U + plan.U;
@@ -616,7 +616,7 @@ extern "C" void spade_conv(const Conv* a, float* scratch, int threads) {
 }
 
 // 3x3 convolution of leaky(x) to few channels, channels first: x [N,h,w,C] -> out [N,O,h,w].
-// packed: panels of [C, 9·O], tap by tap. scratch: spade_image_scratch floats for each thread.
+// packed: panels of [C, 9·O], tap by tap. scratch: spade_image_scratch floats per thread.
 constexpr int64_t BAND = 8;
 static int64_t image_panels(int64_t O) { return (9 * O + P - 1) / P; }
 extern "C" int64_t spade_image_scratch(int64_t w, int64_t C, int64_t O) {

@@ -1,12 +1,12 @@
-"""The kernels of kernels.cpp, where they were compiled at installation; else the package computes with torch alone.
+"""Python interface of kernels.cpp, if it was compiled at installation; otherwise spade computes with torch alone.
 
-Why a small C++ file with a plain C interface: on two cores (AVX-512) it renders COCO-Stuff settings at 8.3 times the
-speed of the plain form, where the same formulation in torch's own operations reaches 3.2 (tests/bench/bench_render.py
-coco). It needs no header of Python or torch, so it compiles in seconds, one build serves every version of both, and an
-installation without a compiler just goes on without it. A compiler at run time (torch.compile) or one more dependency
-that pins NumPy (numba) would be asked of every user. The same source is built for each instruction set (see setup.py)
-and the one that fits this machine is loaded. It runs in torch's own OpenMP threads, as many as
-``torch.get_num_threads()``.
+Why C++: it renders much faster than the same formulation in torch operations (tests/bench/bench_render.py). Why a plain
+C interface: without headers of Python or torch it compiles in seconds, one build serves every version of both, and an
+installation without a compiler simply lacks it. The alternatives, a compiler at run time (torch.compile) or a
+dependency that pins NumPy (numba), would be required of every user.
+
+The same source is built for several instruction sets (see setup.py), and the best build for the machine is loaded. It
+runs in torch's own OpenMP threads, ``torch.get_num_threads()`` of them.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from torch import Tensor
 
 from ..core.errors import UserError
 
-BUILDS = {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}  # by what torch finds of the machine, best first
-SCRATCH = 1 << 20  # floats of products that are made before they are added up, so that they stay in the cache
-MOST_SCRATCH = 1 << 23  # for one panel
+BUILDS = {"AVX512": ("v4", "v3", "base"), "AVX2": ("v3", "base")}  # by the CPU capability in torch, best first
+SCRATCH = 1 << 20  # floats of products that are computed before they are summed, so that they stay in the cache
+MOST_SCRATCH = 1 << 23  # the same for a single panel
 
 Ints = NDArray[np.int32]
 
 
 def available() -> bool:
-    """Whether there are kernels. SPADE_NATIVE=0 does without, SPADE_NATIVE=v3 or base with older instructions.
+    """Whether kernels are available and enabled: SPADE_NATIVE=0 disables them, SPADE_NATIVE=v3 or base picks a build.
 
-    Raises UserError on another value, or on a build that this machine cannot run.
+    Raises UserError for another value, or a build that this machine cannot run.
     """
     return _chosen() != "0" and _library() is not None
 
 
 def _chosen() -> str:
-    """SPADE_NATIVE: "0", the name of a build, or "" for the best one."""
+    """Return SPADE_NATIVE: "0", the name of a build, or "" for the best one."""
     chosen = os.environ.get("SPADE_NATIVE", "")
     if chosen in ("", "0", *builds()):
         return chosen
@@ -51,17 +51,17 @@ def _chosen() -> str:
     why = "this machine's processor lacks its instructions" if chosen in known else "no such build"
     raise UserError(
         f"environment variable SPADE_NATIVE={chosen}: {why}",
-        hint=f"0 does without kernels; {', '.join(builds())} run here; unset, the best of them is used",
+        hint=f"0 disables the kernels; {', '.join(builds())} run here; if unset, the best of them is used",
     )
 
 
 def builds() -> tuple[str, ...]:
-    """The builds that this machine can run, best first."""
+    """Return the builds that this machine can run, best first."""
     return BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
 
 
 def build() -> str:
-    """Which build is in use: "v4" (AVX-512), "v3" (AVX2), "base", or "none"."""
+    """Return the build in use: "v4" (AVX-512), "v3" (AVX2), "base", or "none"."""
     if not available():
         return "none"
     return Path(_kernels()._name).name.partition(".")[0].removeprefix("_kernels_")
@@ -77,7 +77,7 @@ def _library() -> ctypes.CDLL | None:
             if path.is_file():
                 try:
                     library = ctypes.CDLL(str(path))
-                except OSError:  # built for another machine, or torch here has no GNU OpenMP
+                except OSError:  # built for another machine, or this torch has no GNU OpenMP
                     continue
                 for size in ("conv", "shortcut", "image"):
                     library[f"spade_{size}_scratch"].restype = ctypes.c_int64
@@ -92,7 +92,7 @@ def _kernels() -> ctypes.CDLL:
 
 
 def find_windows(codes: Ints, kernel: int) -> tuple[Ints, Ints, Ints]:
-    """Distinct windows of codes int32 [M,h,w], as in windows/find.py: patches, windows, window_of_pixel."""
+    """Find the distinct windows of codes int32 [M,h,w]: patches, windows, window_of_pixel (see windows/find.py)."""
     count, taps = codes.size, kernel * kernel
     patches, windows = np.empty((count, taps), np.int32), np.empty((count, taps), np.int32)
     window_of_pixel, counts = np.empty(codes.shape, np.int32), np.empty(2, np.int64)
@@ -103,7 +103,7 @@ def find_windows(codes: Ints, kernel: int) -> tuple[Ints, Ints, Ints]:
 
 
 def pack(weight: Tensor) -> Tensor:
-    """A matrix [K,N] as the kernels read it: panels [ceil(N/P), K, P]."""
+    """Rearrange a matrix [K,N] into the panels that the kernels read: [ceil(N/P), K, P]."""
     weight, panel = weight.detach().float().contiguous(), _kernels().spade_panel()
     K, N = weight.shape
     packed = _memory_for(-(-N // panel), K, panel)
@@ -112,7 +112,7 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def hidden(codes: Tensor, planes: Tensor, bias: Tensor, has_edges: bool) -> Tensor:
-    """The hidden activation of each window codes [n,k²], after a row of zeros for what is outside: [n + 1, hidden]."""
+    """Compute the hidden activation of each patch of codes [n,k²]: [n + 1, hidden]; row 0 is zeros, for the outside."""
     n, taps = codes.shape
     out = torch.empty(n + 1, len(bias))
     _kernels().spade_hidden(
@@ -123,9 +123,9 @@ def hidden(codes: Tensor, planes: Tensor, bias: Tensor, has_edges: bool) -> Tens
 
 
 def rows(hidden: Tensor, windows: Tensor, packed: Tensor, bias: Tensor, by_taps: bool) -> Tensor:
-    """Sums over the taps of hidden[windows] times the tap's part of a packed matrix [k²·K,N], plus bias: [rows, N].
+    """Sum hidden[windows] times each tap's part of a packed matrix [k²·K,N] over the taps, plus bias: [rows, N].
 
-    hidden [n,K], windows int32 [rows,k²]. ``by_taps``: all of hidden is multiplied with each tap, then added up.
+    hidden [n,K], windows int32 [rows,k²]. ``by_taps``: multiply all of hidden by each tap first, then sum per window.
     """
     (n, K), (count, taps), N, threads = hidden.shape, windows.shape, len(bias), torch.get_num_threads()
     out, scratch, at_once = torch.empty(count, N), None, 0
@@ -141,7 +141,7 @@ def rows(hidden: Tensor, windows: Tensor, packed: Tensor, bias: Tensor, by_taps:
 
 
 def shortcut(x: Tensor, scale_shift: Tensor, window_of_pixel: Tensor, up: int, packed: Tensor, channels: int) -> Tensor:
-    """1x1 convolution of up(x)·scale + shift: x [N,C,h,w] channels-last -> [N,channels,h·up,w·up]."""
+    """Compute a 1x1 convolution of up(x)·scale + shift: x [N,C,h,w] channels-last -> [N,channels,h·up,w·up]."""
     N, C, h, w = x.shape
     out, threads = _feature_map(N, channels, h * up, w * up), torch.get_num_threads()
     scratch = _scratch(threads * _kernels().spade_shortcut_scratch(*_sizes(C, channels)))
@@ -163,7 +163,7 @@ class Modulation:
 
 
 class _Conv(ctypes.Structure):
-    """struct Conv of kernels.cpp."""
+    """Mirror of struct Conv in kernels.cpp."""
 
     _fields_ = (
         ("x", ctypes.c_void_p),
@@ -191,10 +191,10 @@ def convolve(
     reuse: bool = False,
     by_taps: bool = False,
 ) -> Tensor:
-    """3x3 convolution, of leaky(up(x)·scale + shift) where there is a modulation; bias and residual added.
+    """Compute a 3x3 convolution of x, or of leaky(up(x)·scale + shift) given a modulation, plus bias and residual.
 
     x [N,C,h,w] channels-last -> [N,O,H,W]; packed [C·9,O], or ``by_taps`` [9·C,O]. The residual is upsampled to fit;
-    ``reuse``: its own memory takes the result.
+    ``reuse``: write the result to its memory.
     """
     (N, C, h, w), outputs = x.shape, len(bias)
     up = modulation.up if modulation else 1
@@ -215,12 +215,12 @@ def convolve(
 
 
 def linear(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
-    """x [N,K] times a packed matrix [K,O], plus bias: [N,O]."""
+    """Multiply x [N,K] by a packed matrix [K,O] and add bias: [N,O]."""
     return rows(x, torch.arange(len(x), dtype=torch.int32)[:, None], packed, bias, False)
 
 
 def image(x: Tensor, leak: float, packed: Tensor, bias: Tensor) -> Tensor:
-    """3x3 convolution of leaky(x) to the image's channels: x [N,C,h,w] channels-last -> [N,O,h,w] contiguous."""
+    """Compute a 3x3 convolution of leaky(x) to the image: x [N,C,h,w] channels-last -> [N,O,h,w] contiguous."""
     N, C, h, w = x.shape
     out, threads = torch.empty(N, len(bias), h, w), torch.get_num_threads()
     scratch = _scratch(threads * _kernels().spade_image_scratch(*_sizes(w, C, len(bias))))
@@ -236,7 +236,7 @@ def _feature_map(N: int, C: int, h: int, w: int) -> Tensor:
 
 
 def _memory_for(*shape: int) -> Tensor:
-    """By NumPy, which asks the system for large pages."""
+    """Allocate with NumPy, which requests large pages from the system."""
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
@@ -248,7 +248,7 @@ _memory = _Memory()
 
 
 def _scratch(floats: int) -> Tensor:
-    """Working memory of this thread, kept: fresh memory costs as much as the work done in it."""
+    """Return this thread's working memory, which is kept: allocating it costs as much as the work done in it."""
     if _memory.scratch.numel() < floats:
         _memory.scratch = _memory_for(floats)
     return _memory.scratch

@@ -1,7 +1,7 @@
-"""Agreement of predicted label maps with given ones: confusion, IoU, accuracy.
+"""Agreement of predicted label maps with given ones: confusion matrix, IoU, accuracy.
 
-A confusion matrix is int64 [K,K+1]: rows are the given classes, columns the predicted ones, and the last column
-holds predictions that are none of the K classes. Pixels of the ignored class are in no row.
+A confusion matrix is int64 [K,K+1]: rows are the given classes, columns the predicted ones, and the last column counts
+predictions outside the K classes. Pixels of the ignored class are not counted.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ ABSENT_WORDS: dict[Absent, str] = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """Scores of a confusion matrix; fractions in 0..1, NaN where there is nothing to divide by.
+    """Scores of a confusion matrix: fractions in 0..1, NaN if undefined.
 
-    class_iou, class_accuracy: [K]; a class without pixels in the masks has no accuracy, and an IoU only where it
-    is predicted (0). counted: [K], whether a class is in the mean IoU.
+    class_iou, class_accuracy: [K]; a class without pixels in the masks has no accuracy, and an IoU (of 0) only if it is
+    predicted. counted: [K], whether a class is included in the mean IoU.
     """
 
     mean_iou: float
@@ -44,9 +44,9 @@ class Agreement:
 def confusion_matrix(
     truth: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int, ignore: int | None = None
 ) -> I8:
-    """Confusion int64 [K,K+1] of two label maps of one shape; values are channels, in ``predicted`` K for none.
+    """Return the confusion matrix int64 [K,K+1] of two label maps of channels; K in ``predicted`` means none.
 
-    Raises UserError where shapes differ or values are outside their range.
+    Raises UserError if shapes differ or values are out of range.
     """
     if truth.shape != predicted.shape:
         raise UserError(f"label maps of {list(truth.shape)} and {list(predicted.shape)} cannot be compared")
@@ -60,16 +60,16 @@ def confusion_matrix(
 
 
 def intersection_and_union(matrix: I8) -> tuple[I8, I8]:
-    """Pixels [K] that truth and prediction share, and that either has, per class."""
+    """Return the intersection and union of truth and prediction in pixels, [K] each."""
     shared = np.diagonal(matrix).copy()
     return shared, matrix.sum(axis=1) + matrix.sum(axis=0)[:-1] - shared
 
 
 def agreement(matrix: I8, ignore: int | None = None, absent: Absent = "left-out") -> Agreement:
-    """Mean IoU, pixel accuracy, frequency-weighted IoU and the per-class values of a confusion matrix.
+    """Compute mean IoU, pixel accuracy, frequency-weighted IoU and the per-class values of a confusion matrix.
 
     IoU = TP / (TP + FP + FN); the frequency of a class is its share of the given pixels (Long et al. 2015).
-    ``absent`` says what becomes of classes without given pixels; the ignored class is never counted.
+    ``absent``: how classes without given pixels count (see ABSENT_WORDS); the ignored class is never counted.
     """
     shared, union = intersection_and_union(matrix)
     given = matrix.sum(axis=1)
@@ -91,7 +91,7 @@ def agreement(matrix: I8, ignore: int | None = None, absent: Absent = "left-out"
 
 
 def image_mean_iou(intersection: I8, union: I8, present: NDArray[np.bool_]) -> F8:
-    """Mean IoU [N] of single images over the classes that their masks hold; all arguments are [N,K]."""
+    """Return the mean IoU [N] of single images over the classes in their masks; all arguments are [N,K]."""
     iou = np.where(present, _ratio(intersection, union), 0.0)
     count = present.sum(axis=1)
     return _ratio(iou.sum(axis=1), count)

@@ -1,8 +1,8 @@
 """How much the samples of one mask differ, in the features of an ImageNet network.
 
-After the uncalibrated baseline of Zhang et al. (CVPR 2018, equation 1 with all w = 1): features of each tap are
-scaled to unit length along the channels, squared differences are averaged over positions and summed over channels
-and taps. It has none of LPIPS's learned weights and must not be called LPIPS.
+This is the uncalibrated baseline of Zhang et al. (CVPR 2018, equation 1 with all w = 1): features of each tap are
+scaled to unit length along the channels, and squared differences are averaged over positions and summed over channels
+and taps. It lacks the learned weights of LPIPS and must not be called LPIPS.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ EPSILON = 1e-10
 
 
 def sample_distances(taps: Taps, images: NDArray[np.uint8], device: Any = "cpu") -> NDArray[np.float64]:
-    """Distance of every pair among S images uint8 [S,H,W,3] of one mask: float64 [S·(S-1)/2], (0,1), (0,2), ...
+    """Measure every pair of S images uint8 [S,H,W,3] of one mask: float64 [S·(S-1)/2] in the order (0,1), (0,2), ...
 
     ``taps`` takes images float32 [S,3,H,W] in [-1,1] and returns feature maps [S,C,h,w].
-    Raises UserError on fewer than two images.
+    Raises UserError if there are fewer than two images, or features that are not finite.
     """
     import torch
 
@@ -42,5 +42,5 @@ def sample_distances(taps: Taps, images: NDArray[np.uint8], device: Any = "cpu")
                 gap = (unit[i + 1 :] - unit[i]).square().sum(1).mean((1, 2), dtype=torch.float64)
                 total[first == i] += gap.cpu().numpy()
     if not np.isfinite(total).all():
-        raise UserError("the network answers with features that are not finite")
+        raise UserError("the network returns features that are not finite")
     return total

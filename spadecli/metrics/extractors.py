@@ -1,4 +1,4 @@
-"""Networks from pictures to features: TorchScript extractors, the FID Inception among them."""
+"""Feature networks: TorchScript extractors, including the FID Inception."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ INCEPTION_DIMENSIONS = 2048
 
 
 class FeatureNetwork(Protocol):
-    """What turns pictures into features, and what distances in them may be called."""
+    """A network from pictures to features, and the names of distances in these features."""
 
     @property
     def name(self) -> str:
-        """Of the network."""
+        """The name of the network."""
 
     @property
     def kind(self) -> str:
-        """How it is called; features of one file called in two ways are kept apart."""
+        """The calling convention; features of one file by two conventions are cached apart."""
 
     @property
     def sha256(self) -> str:
-        """Of the network's file."""
+        """SHA-256 of the network's file."""
 
     @property
     def dimensions(self) -> int:
-        """D."""
+        """D, the length of a feature vector."""
 
     @property
     def frechet_name(self) -> str:
-        """What a Fréchet distance in these features may be called."""
+        """The name of a Fréchet distance in these features."""
 
     @property
     def kernel_name(self) -> str:
-        """What a kernel distance in these features may be called."""
+        """The name of a kernel distance in these features."""
 
     def __call__(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
-        """Features float32 [N,D] of pictures [N,H,W,3] in 0..255."""
+        """Compute features float32 [N,D] of pictures [N,H,W,3] in 0..255."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Extractor:
     """A TorchScript network from pictures to features.
 
     Plain extractors are called ``module(uint8 [N,3,H,W] in 0..255) -> [N,D]``. The FID Inception is NVIDIA's file:
-    ``module(uint8 [N,3,H,W], return_features=True) -> [N,2048]``. Both resize inside as they need. Pictures that
-    come as float32 are resized already: the Inception's ``layers`` then take them as (x - 128) / 128.
+    ``module(uint8 [N,3,H,W], return_features=True) -> [N,2048]``. Both resize internally. Pictures in float32 have been
+    resized already: the Inception's ``layers`` take them as (x - 128) / 128.
     """
 
     module: Any
@@ -68,41 +68,41 @@ class Extractor:
 
     @property
     def name(self) -> str:
-        """The file's name without suffixes, or FID Inception."""
+        """The file's name without suffixes, or "FID Inception"."""
         return "FID Inception" if self.inception else self.path.name.split(".")[0]
 
     @property
     def kind(self) -> str:
-        """How the network is called."""
+        """The calling convention of the network."""
         return "inception" if self.inception else "plain"
 
     @property
     def frechet_name(self) -> str:
-        """What a Fréchet distance in these features may be called."""
+        """The name of a Fréchet distance in these features; FID is reserved for the FID Inception."""
         return "FID" if self.inception else f"Fréchet distance ({self.name})"
 
     @property
     def kernel_name(self) -> str:
-        """What a kernel distance in these features may be called."""
+        """The name of a kernel distance in these features; KID is reserved for the FID Inception."""
         return "KID" if self.inception else f"kernel distance ({self.name})"
 
     def __call__(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
-        """Features float32 [N,D] of pictures uint8 or float32 [N,H,W,3] in 0..255.
+        """Compute features float32 [N,D] of pictures uint8 or float32 [N,H,W,3] in 0..255.
 
-        Raises UserError where the network fails on them or answers in another shape.
+        Raises UserError if the network fails on them or returns another shape.
         """
         features = _features(self.module, pictures, self.inception, self.device)
         if features.shape != (len(pictures), self.dimensions):
             expected = [len(pictures), self.dimensions]
-            raise UserError(f"{self.path}: answered with shape {list(features.shape)}, expected {expected}")
+            raise UserError(f"{self.path}: returned shape {list(features.shape)}, expected {expected}")
         return features
 
 
 def open_extractor(path: Path, inception: bool = False, device: str = "auto") -> Extractor:
-    """Open a TorchScript extractor; ``inception``: it has to be the FID Inception, and behave like it.
+    """Open a TorchScript extractor; with ``inception`` it must be the FID Inception.
 
-    Raises UserError where the file is missing, is no TorchScript, or does not answer with features [N,D];
-    BackendUnavailable where there is no such device.
+    Raises UserError if the file is missing, is not TorchScript, or does not return features [N,D]; BackendUnavailable
+    if there is no such device.
     """
     import torch
 
@@ -110,7 +110,7 @@ def open_extractor(path: Path, inception: bool = False, device: str = "auto") ->
         raise UserError(f"{path}: no such extractor file")
     target = pick_device(device)
     try:
-        jit: Any = torch.jit  # only in part typed
+        jit: Any = torch.jit  # only partly typed
         module = jit.load(str(path), map_location=target).eval()
     except (RuntimeError, ValueError) as e:
         line = str(e).strip().splitlines()[0]
@@ -126,7 +126,7 @@ def open_extractor(path: Path, inception: bool = False, device: str = "auto") ->
     except UserError as e:
         raise UserError(f"{path}: {e.message}") from e
     if len(shape) != 2 or shape[0] != 2 or not shape[1]:
-        raise UserError(f"{path}: answered [2,3,64,64] with shape {list(shape)}, expected features [2,D]")
+        raise UserError(f"{path}: returned shape {list(shape)} for pictures [2,3,64,64], expected features [2,D]")
     if inception and shape[1] != INCEPTION_DIMENSIONS:
         raise UserError(f"{path}: not the FID Inception: {shape[1]} features instead of {INCEPTION_DIMENSIONS}")
     return Extractor(module, path, h5.file_sha256(path), shape[1], inception, target)
@@ -137,16 +137,16 @@ def _has_argument(module: Any, name: str) -> bool:
 
 
 def _features(module: Any, pictures: NDArray[Any], inception: bool, device: torch.device) -> NDArray[np.float32]:
-    """One call of the network, in full float32 precision; its answer as it is."""
+    """Call the network in full float32 precision, and return its output without checking the shape."""
     import torch
 
     batch = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).to(device)
     options = {"return_features": True} if inception else {}
     if inception and batch.is_floating_point():
         if not hasattr(module, "layers"):
-            raise UserError("this Inception has no submodule layers, which takes pictures that are resized already")
+            raise UserError("this Inception has no submodule layers, which is needed for resized pictures")
         module, options, batch = module.layers, {}, (batch - 128) / 128
-    jit: Any = torch.jit  # only in part typed
+    jit: Any = torch.jit  # only partly typed
     try:
         with torch.inference_mode(), exact_math(), jit.optimized_execution(False):
             answer = module(batch, **options)
@@ -155,7 +155,7 @@ def _features(module: Any, pictures: NDArray[Any], inception: bool, device: torc
         kind = "float32" if batch.is_floating_point() else "uint8"
         raise UserError(f"the extractor fails on pictures {kind} {list(batch.shape)}: {line}") from e
     if not isinstance(answer, torch.Tensor):
-        raise UserError(f"the extractor answers with {type(answer).__name__} instead of a tensor [N,D]")
+        raise UserError(f"the extractor returns {type(answer).__name__} instead of a tensor [N,D]")
     if inception:
         answer = answer.flatten(1)  # the layers alone may end in [N,2048,1,1]
     features: NDArray[np.float32] = answer.float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Features of picture files: read in batches, resized in one way, each picture computed once."""
+"""Features of picture files: read in batches, resized uniformly, and cached by content."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..store import h5
 from ..store.feature_cache import FeatureStore
 from .extractors import FeatureNetwork
 
-SHARD = 2048  # pictures per file of the store: what a stopped run loses at most
-SHOWN = 20  # pictures that cannot be scored, in the message
+SHARD = 2048  # pictures per file of the cache: the most that an interrupted run loses
+SHOWN = 20  # pictures that cannot be scored, listed in the message
 
 Group = list[tuple[str, Path]]  # (sha256, file)
 Resize = Literal["bytes", "clean"]
@@ -26,13 +26,13 @@ RESIZE_WORDS: dict[Resize, str] = {
     "bytes": "bicubic, antialiased (Pillow)",
     "clean": "bicubic, antialiased (Pillow), each channel in floating point, not rounded",
 }
-CLEAN_SIZE = (299, 299)  # of the FID Inception; clean-fid (Parmar et al., CVPR 2022) resizes to it outside the network
+CLEAN_SIZE = (299, 299)  # input of the FID Inception, to which clean-fid (Parmar et al., CVPR 2022) resizes beforehand
 
 
 class FeatureReader:
-    """Features of picture files in one protocol: an extractor, a size (height, width) and a way to resize to it.
+    """Features of picture files under one protocol: an extractor, a size (height, width) and a method of resizing.
 
-    Features are kept under ``cache`` by content; a picture that was read before is not computed again.
+    Features are cached under ``cache`` by content, so that each picture is computed once.
     ``sha256`` holds the hash of every file that was read.
     """
 
@@ -57,9 +57,9 @@ class FeatureReader:
         self._store = FeatureStore(folder, config)
 
     def read(self, paths: Sequence[Path], report: Report) -> NDArray[np.float32]:
-        """Features float32 [N,D] of picture files, in their order.
+        """Return features float32 [N,D] of picture files, in their order.
 
-        Raises UserError that lists every picture that cannot be read or whose features are not finite.
+        Raises UserError, which lists the pictures that cannot be read or whose features are not finite.
         """
         with ThreadPoolExecutor() as pool:
             hashes = list(pool.map(h5.file_sha256, paths))
@@ -75,7 +75,7 @@ class FeatureReader:
         return self._store.rows(hashes)
 
     def _compute(self, items: Group, pool: ThreadPoolExecutor, task: Task) -> list[str]:
-        """Compute and keep the features of (sha256, path) items; returns what went wrong."""
+        """Compute and cache the features of (sha256, path) items; return the problems."""
         problems: list[str] = []
         shard: list[tuple[str, str, NDArray[np.float32]]] = []
         for group, pictures in self._batches(items, pool, problems):
@@ -84,7 +84,7 @@ class FeatureReader:
                 if np.isfinite(row).all():
                     shard.append((path.name, sha, row))
                 else:
-                    problems.append(f"{path}: {self.extractor.name} answers with features that are not finite")
+                    problems.append(f"{path}: {self.extractor.name} returns features that are not finite")
             task.advance(len(group))
             if len(shard) >= SHARD:
                 self._keep(shard)
@@ -92,7 +92,7 @@ class FeatureReader:
         return problems
 
     def _keep(self, shard: list[tuple[str, str, NDArray[np.float32]]]) -> None:
-        """Move a shard of (name, sha256, features) to the store."""
+        """Move a shard of (name, sha256, features) to the cache."""
         if shard:
             names, hashes, rows = zip(*shard, strict=True)
             self._store.add(names, hashes, np.stack(rows))
@@ -101,7 +101,7 @@ class FeatureReader:
     def _batches(
         self, items: Group, pool: ThreadPoolExecutor, problems: list[str]
     ) -> Iterator[tuple[Group, NDArray[Any]]]:
-        """Pictures [N,H,W,3] in batches, the next being read meanwhile; unreadable ones become problems."""
+        """Yield batches of pictures [N,H,W,3] while the next is being read; unreadable ones become problems."""
         groups = [items[i : i + self.batch] for i in range(0, len(items), self.batch)]
         ahead = [pool.submit(_read, path, self.size, self.resize) for _, path in groups[0]] if groups else []
         for i, group in enumerate(groups):
@@ -133,7 +133,7 @@ def _read(path: Path, size: tuple[int, int], resize: Resize) -> NDArray[Any]:
 
 
 def _resize_unrounded(photo: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Photo uint8 [H,W,3] at ``size`` as float32: bicubic with antialiasing, channel by channel, never rounded."""
+    """Resize a photo uint8 [H,W,3] to float32 without rounding: bicubic with antialiasing, channel by channel."""
     from PIL import Image
 
     channels = (Image.fromarray(photo[..., i].astype(np.float32)) for i in range(3))

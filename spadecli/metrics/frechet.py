@@ -1,10 +1,10 @@
-"""Fréchet distance between two sets of features, each taken as a Gaussian (Heusel et al. 2017), in float64.
+"""Fréchet distance between two sets of features, each modelled as a Gaussian (Heusel et al. 2017), in float64.
 
     d² = |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½
 
-With any factors S = Fᵀ F the last trace is the nuclear norm of F1 F2ᵀ (the sum of its singular values). The
-factor is the centred feature matrix where there are fewer images than dimensions, which keeps the many zero
-eigenvalues out of the sum, and the symmetric square root of the covariance elsewhere.
+With any factors S = Fᵀ F the last trace is the nuclear norm of F1 F2ᵀ (the sum of its singular values). If there are no
+more images than dimensions, the factor is the centred feature matrix, which keeps the many zero eigenvalues out of the
+sum; otherwise it is the symmetric square root of the covariance.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STREAM_ROWS = 4096
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of a set of features: count, mean [D], and scatter [D,D], the sum of centred outer products."""
+    """Moments of a set of features: count n, mean [D], and scatter [D,D], the sum of centred outer products."""
 
     n: int
     mean: F8
@@ -31,7 +31,7 @@ class Statistics:
 
     @classmethod
     def of(cls, features: NDArray[np.floating]) -> Statistics:
-        """Statistics of features [N,D], N at least 1; streamed, so that float64 copies stay small."""
+        """Compute the statistics of features [N,D], N >= 1, in blocks, so that float64 copies stay small."""
         parts = (cls._of_part(features[i : i + STREAM_ROWS]) for i in range(0, len(features), STREAM_ROWS))
         return reduce(cls.merge, parts)
 
@@ -43,7 +43,7 @@ class Statistics:
         return cls(len(x), mean, centred.T @ centred)
 
     def merge(self, other: Statistics) -> Statistics:
-        """Statistics of both sets together (Chan, Golub and LeVeque 1979); order changes only the rounding."""
+        """Combine the statistics of two sets (Chan, Golub and LeVeque 1979); the order affects only rounding."""
         n = self.n + other.n
         step = other.mean - self.mean
         mean = self.mean + step * (other.n / n)
@@ -51,14 +51,14 @@ class Statistics:
 
     @property
     def covariance(self) -> F8:
-        """Unbiased covariance [D,D]; needs two images."""
+        """Unbiased covariance [D,D]. Raises UserError if there are fewer than two images."""
         if self.n < 2:
             raise UserError(f"a covariance needs two images or more (found {self.n})")
         return self.scatter / (self.n - 1)
 
 
 def check_features(x: NDArray[np.floating], what: str) -> None:
-    """Raise UserError where features are not a finite matrix [N,D] of two rows or more; ``what`` names the set."""
+    """Raise UserError if features are not a finite matrix [N,D] of two rows or more; ``what`` names the set."""
     if x.ndim != 2 or not x.shape[1]:
         raise UserError(f"{what}: expected features [N,D], found shape {list(x.shape)}")
     if len(x) < 2:
@@ -69,25 +69,25 @@ def check_features(x: NDArray[np.floating], what: str) -> None:
 
 
 def check_pair(a: NDArray[np.floating], b: NDArray[np.floating]) -> None:
-    """Raise UserError where two sets of features cannot be compared."""
+    """Raise UserError if two sets of features cannot be compared."""
     check_features(a, "first set")
     check_features(b, "second set")
     _same_dimensions(a.shape[1], b.shape[1])
 
 
 def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Squared Fréchet distance (the number papers call FID with Inception features) of features [N,D] and [M,D].
+    """Return the squared Fréchet distance of features [N,D] and [M,D] (which papers call FID for Inception features).
 
-    Raises UserError on fewer than two images, features that are not finite, or different D.
+    Raises UserError if there are fewer than two images, features that are not finite, or different D.
     """
     check_pair(a, b)
     return _distance(*_mean_and_factor(a), *_mean_and_factor(b))
 
 
 def frechet_from_statistics(a: Statistics, b: Statistics) -> float:
-    """The same distance from moments alone, for sets whose features were streamed or are not at hand.
+    """Return the squared Fréchet distance from moments alone, for sets without features.
 
-    Raises UserError on fewer than two images or different D.
+    Raises UserError if there are fewer than two images, or different D.
     """
     _same_dimensions(len(a.mean), len(b.mean))
     return _distance(a.mean, _square_root(a.covariance), b.mean, _square_root(b.covariance))
@@ -99,7 +99,7 @@ def _same_dimensions(a: int, b: int) -> None:
 
 
 def _mean_and_factor(x: NDArray[np.floating]) -> tuple[F8, F8]:
-    """Mean [D], and F with FᵀF the covariance, of features [N,D]; F is [N,D] or [D,D], whichever is smaller."""
+    """Return mean [D] and F with FᵀF the covariance of features [N,D]; F is [N,D] or [D,D], whichever is smaller."""
     n, dimensions = x.shape
     if n > dimensions:
         statistics = Statistics.of(x)
@@ -110,7 +110,7 @@ def _mean_and_factor(x: NDArray[np.floating]) -> tuple[F8, F8]:
 
 
 def _square_root(covariance: F8) -> F8:
-    """Symmetric square root; eigenvalues that are rounding noise count as zero, as their roots would not be small."""
+    """Return the symmetric square root. Eigenvalues that are rounding noise count as 0: their roots are not small."""
     values, vectors = np.linalg.eigh(covariance)
     noise = len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     roots = np.sqrt(np.where(values > noise, values, 0.0))

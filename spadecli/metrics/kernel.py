@@ -15,7 +15,7 @@ from .frechet import F8, check_pair
 class KernelDistance:
     """Mean and standard deviation of the squared MMD over subsets.
 
-    The deviation is 0 where there is one subset, because both sets are no larger than a subset.
+    If neither set is larger than a subset, there is a single subset, and the deviation is 0.
     """
 
     mean: float
@@ -32,18 +32,18 @@ def kernel_distance(
     subset_size: int = 1000,
     seed: int = 0,
 ) -> KernelDistance:
-    """KID of features [N,D] and [M,D]: unbiased squared MMD, averaged over random subsets of equal size.
+    """Compute the KID of features [N,D] and [M,D]: unbiased squared MMD, averaged over random subsets of equal size.
 
-    The kernel is k(x, y) = (x·y / D + 1)³. Subsets are drawn without replacement and have ``subset_size`` images
-    or, where there are fewer, as many as the smaller set. The estimate is unbiased, so it may be below zero.
-    Raises UserError on fewer than two images, features that are not finite, or different D.
+    The kernel is k(x, y) = (x·y / D + 1)³. Subsets are drawn without replacement and have ``subset_size`` images, or as
+    many as the smaller set if it has fewer. The estimate is unbiased, so it may be negative.
+    Raises UserError if there are fewer than two images, features that are not finite, or different D.
     """
     check_pair(a, b)
     if subset_size < 2 or subsets < 1:
         raise UserError(f"KID needs subsets of two images or more, found {subsets} subsets of {subset_size}")
     size = min(subset_size, len(a), len(b))
     count = 1 if size == len(a) == len(b) else subsets
-    random = np.random.RandomState(seed)  # its stream is frozen, unlike Generator's
+    random = np.random.RandomState(seed)  # NumPy guarantees its stream, unlike Generator's
     values = [
         squared_mmd(a[random.choice(len(a), size, replace=False)], b[random.choice(len(b), size, replace=False)])
         for _ in range(count)
@@ -52,7 +52,7 @@ def kernel_distance(
 
 
 def squared_mmd(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Unbiased squared MMD of features [N,D] and [M,D] under the cubic kernel (Gretton et al. 2012, lemma 6)."""
+    """Return the unbiased squared MMD of features [N,D] and [M,D], cubic kernel (Gretton et al. 2012, lemma 6)."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     n, m = len(x), len(y)
     xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)

@@ -1,7 +1,7 @@
 """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020) of two sets of features.
 
-All four ask which pictures lie in the neighbourhoods of which: a picture's neighbourhood is the ball around its
-features that reaches to its k-th nearest neighbour in its own set.
+All four count pictures in neighbourhoods: the neighbourhood of a picture is the ball around its features with the
+distance to its k-th nearest neighbour in its own set as radius.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Prdc:
-    """precision, recall, coverage in 0..1; density from 0 up, 1 expected for two sets of one distribution.
+    """Precision, recall and coverage in 0..1; density >= 0, with an expectation of 1 for sets of one distribution.
 
-    precision: share of the fakes in a real picture's neighbourhood. recall: share of the real pictures in a fake's.
-    density: real neighbourhoods that a fake lies in, over k. coverage: share of the real pictures with a fake in
-    their neighbourhood.
+    precision: share of the fakes in any real picture's neighbourhood. recall: share of the real pictures in any fake's.
+    density: mean number of real neighbourhoods that a fake lies in, divided by k. coverage: share of the real pictures
+    with a fake in their neighbourhood.
     """
 
     precision: float
@@ -41,15 +41,15 @@ def prdc(
     precision_recall_neighbours: int = PRECISION_RECALL_NEIGHBOURS,
     density_coverage_neighbours: int = DENSITY_COVERAGE_NEIGHBOURS,
 ) -> Prdc:
-    """The four numbers for features [N,D] of fakes and [M,D] of real pictures, in float64.
+    """Compute all four from features [N,D] of fakes and [M,D] of real pictures, in float64.
 
-    Raises UserError on features that cannot be compared, or sets with no more pictures than neighbours.
+    Raises UserError if the features cannot be compared, or a set has no more pictures than neighbours.
     """
     check_pair(fake, real)
     needed = max(precision_recall_neighbours, density_coverage_neighbours)
     if min(len(fake), len(real)) <= needed:
         raise UserError(f"precision and recall need more than {needed} pictures in either set")
-    centre = real.mean(axis=0, dtype=np.float64)  # differences of large numbers lose digits
+    centre = real.mean(axis=0, dtype=np.float64)  # centred, as differences of large numbers lose digits
     x, y = fake.astype(np.float64) - centre, real.astype(np.float64) - centre
     fake_near = _radii(x, (precision_recall_neighbours,))[0]
     real_near, real_wide = _radii(y, (precision_recall_neighbours, density_coverage_neighbours))
@@ -71,13 +71,13 @@ def prdc(
 
 
 def _radii(x: F8, neighbours: tuple[int, ...]) -> list[F8]:
-    """Squared distance [N] of each row to its k-th nearest other row, for every k of ``neighbours``."""
+    """Return the squared distance [N] of each row to its k-th nearest other row, for each k in ``neighbours``."""
     radii = [np.empty(len(x)) for _ in neighbours]
     for start in range(0, len(x), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
         distance = _squared_distances(x[rows], x)
         own = np.arange(len(distance))
-        distance[own, own + start] = -1.0  # a row is its own nearest, whatever the rounding
+        distance[own, own + start] = -1.0  # a row is its own nearest, despite rounding
         distance = np.partition(distance, neighbours, axis=1)
         for radius, k in zip(radii, neighbours, strict=True):
             radius[rows] = distance[:, k]

@@ -1,8 +1,8 @@
-"""A set of pictures as distances see it: features where they are at hand, else their mean and covariance.
+"""A set of pictures for distances: their features or, without these, their mean and covariance.
 
-Statistics of a real set can be saved and given instead of the photographs. Where there are no more pictures than
-dimensions the features themselves are kept as well: they are smaller than the covariance, and kernel distances,
-precision and recall need them.
+Statistics of a real set can be saved and used instead of the photographs. If there are no more pictures than
+dimensions, the features are saved as well: they are smaller than the covariance, and kernel distances, precision and
+recall need them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .frechet import Statistics, check_features, frechet_distance, frechet_from_
 
 @dataclass
 class PictureSet:
-    """features: float32 [N,D], or None where only statistics are at hand. names: keys of the pictures, if known."""
+    """A set of pictures. features: float32 [N,D], or None if only statistics are known. names: keys, if known."""
 
     features: NDArray[np.float32] | None
     known: Statistics | None = None
@@ -44,7 +44,7 @@ class PictureSet:
         return self.known.n if self.known is not None else len(self.features if self.features is not None else ())
 
     def frechet(self, other: PictureSet) -> float:
-        """Fréchet distance to another set; from features where both have them, else from statistics."""
+        """Return the Fréchet distance to another set, from features if both have them, else from statistics."""
         if self.features is not None and other.features is not None:
             return frechet_distance(self.features, other.features)
         for picture_set in (self, other):
@@ -54,7 +54,7 @@ class PictureSet:
 
 
 def save_real(path: Path, real: PictureSet, config: dict[str, Any], hashes: dict[str, str]) -> None:
-    """Write the statistics of a real set; ``hashes``: SHA-256 of each picture by key; ``config``: how it was made."""
+    """Write the statistics of a real set. hashes: SHA-256 of each picture by key. config: the protocol."""
     statistics = real.statistics
     with h5.create(path, "features", config, h5.source_digest(hashes.items())) as f:
         stats = f.create_group("stats")
@@ -70,25 +70,25 @@ def save_real(path: Path, real: PictureSet, config: dict[str, Any], hashes: dict
 def load_real(path: Path, network: FeatureNetwork) -> PictureSet:
     """Read what :func:`save_real` wrote.
 
-    Raises UserError where the file is none, or was made with another network.
+    Raises UserError if it is not such a file, or was made with another network.
     """
     with h5.open_read(path, "features") as f:
         config = h5.config_of(f)
         if "stats" not in f:
             raise UserError(
-                f"{path}: features without statistics of a set", hint="make it with spade score --save-real"
+                f"{path}: features without statistics of a set", hint="create it with spade score --save-real"
             )
         made_with = str(config.get("extractor_sha256", ""))
         if made_with != network.sha256:
             raise UserError(
                 f"{path}: statistics of {config.get('extractor', 'another network')} (sha256 {made_with[:12]}...), "
-                f"where {network.name} (sha256 {network.sha256[:12]}...) measures",
-                hint="make them again from the photographs with spade score --real PHOTOS --save-real FILE",
+                f"but the distances use {network.name} (sha256 {network.sha256[:12]}...)",
+                hint="recreate them from the photographs with spade score --real PHOTOS --save-real FILE",
             )
         n, mean = int(f["stats/n"][()]), f["stats/mu"][:]
         known = Statistics(n, mean, f["stats/sigma"][:] * (n - 1))
         features = f["feature"][:] if "feature" in f else None
         names = tuple(f["name"].asstr()[:])
     if not (np.isfinite(mean).all() and np.isfinite(known.scatter).all()) or mean.shape != (network.dimensions,):
-        raise UserError(f"{path}: damaged statistics: not finite, or not of {network.dimensions} dimensions")
+        raise UserError(f"{path}: damaged: its statistics are not finite, or not of {network.dimensions} dimensions")
     return PictureSet(features, known, names, config)

@@ -1,7 +1,7 @@
-"""How much of the style code is used, and whether a style carries over: posterior collapse is seen, not guessed.
+"""How much of the style code is used, and whether a style carries over: posterior collapse is measured, not guessed.
 
-The encoder may write nothing into z (KL near 0: collapse), the generator may not read what is there (z explains no
-variance), or z may hold something else than was hoped for (renders are no nearer to their own reference).
+The encoder may write nothing into z (KL near 0: posterior collapse), the generator may ignore z (it explains no
+variance), or z may carry something other than the style (renders are no nearer to their own reference).
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from ..core.errors import UserError
 from ..core.seeds import sample_seed, sample_z
 from ..weights.card import Card
 
-ACTIVE_NATS = 0.01  # a dimension below it says nothing about the photo
+ACTIVE_NATS = 0.01  # a dimension with less KL says nothing about the photo
 NUM_SAMPLES = 8
 PHOTOS_PER_CALL = 16
 
 
 class StyledNetwork(Protocol):
-    """What is needed of a :class:`spadecli.backends.base.Backend`."""
+    """The part of :class:`spadecli.backends.base.Backend` that is needed here."""
 
     card: Card
 
     def run(
         self, labels: NDArray[np.uint8], edges: NDArray[np.uint8] | None, z: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """Render."""
+        """Render masks."""
 
     def encode(self, photos: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Encode."""
+        """Encode photos."""
 
 
 @dataclass(frozen=True)
 class StyleUsage:
-    """How much style is used.
+    """How much of the style code is used.
 
-    z_share: share of the variance of a pixel, over masks and over z ~ N(0, I), that is due to z; 0 to 1.
-    num_masks, num_samples: what that was measured on.
-    num_photos: photos that were encoded, 0 without any; the next are None then.
-    kl: mean KL divergence from N(0, I) of each latent dimension over the photos, in nats, the largest first.
-    active: how many of them exceed ACTIVE_NATS. mu_rms: root mean square of mu.
+    z_share: share of a pixel's variance, over masks and over z ~ N(0, I), that is due to z; 0..1.
+    num_masks, num_samples: masks, and samples per mask, that this was measured on.
+    num_photos: number of encoded photos; if it is 0, the following are None.
+    kl: KL divergence of each latent dimension from N(0, 1), averaged over photos, in nats, in descending order.
+    active: number of dimensions above ACTIVE_NATS. mu_rms: root mean square of mu.
     """
 
     z_dim: int
@@ -58,11 +58,11 @@ class StyleUsage:
 
     @property
     def kl_total(self) -> float | None:
-        """Nats that the encoder writes about a photo."""
+        """Information about a photo in its style code, in nats."""
         return None if self.kl is None else sum(self.kl)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, for cards and programs."""
+        """Return plain values, for cards and JSON output."""
         kl = None if self.kl is None else [round(x, 4) for x in self.kl]
         total = None if self.kl_total is None else round(self.kl_total, 3)
         rms = None if self.mu_rms is None else round(self.mu_rms, 4)
@@ -72,10 +72,10 @@ class StyleUsage:
 
 @dataclass(frozen=True)
 class Match:
-    """Distances of outputs to their own references against all other references.
+    """Distances of outputs to their own references, compared with distances to the other references.
 
-    right, shuffled: mean distances. top1: how often an output's own reference is the nearest; chance is
-    1 / number of references.
+    right, shuffled: these mean distances. top1: share of the outputs whose own reference is the nearest; chance level
+    is 1 / num_references.
     """
 
     right: float
@@ -86,11 +86,11 @@ class Match:
 
     @property
     def ratio(self) -> float:
-        """right / shuffled: 1 where nothing carries over, 0 where everything does."""
+        """right / shuffled: 1 if nothing carries over, 0 if everything does."""
         return self.right / self.shuffled if self.shuffled else float("nan")
 
     def as_json(self) -> dict[str, float | int]:
-        """Plain values, for programs."""
+        """Return plain values, for JSON output."""
         rounded = {k: round(v, 4) for k, v in asdict(self).items()}
         return {**rounded, "ratio": round(self.ratio, 4)}
 
@@ -103,13 +103,13 @@ def style_usage(
 ) -> StyleUsage:
     """Measure an open backend on label maps uint8 [M,H,W] (file values) and photos float32 [N,3,H,W] in [-1,1].
 
-    Renders M x num_samples images, one mask at a time. Edge channels are fed zeros. Without photos, the encoder's
-    part is left out.
-    Raises UserError where the weights have no z, or there are fewer than 2 masks or samples.
+    Renders M x num_samples images, one mask at a time, with edge channels of zeros. Without photos the encoder is not
+    measured.
+    Raises UserError if the weights use no z, or if there are fewer than 2 masks or samples.
     """
     card = network.card
     if not card.architecture.uses_z:
-        raise UserError(f"weights {card.name!r} start from the map alone (latent = map): there is no style to measure")
+        raise UserError(f"weights {card.name!r} use no style code (latent = map), so there is nothing to measure")
     z_dim = card.architecture.z_dim
     z = np.stack([sample_z(sample_seed(0, "style", i), z_dim) for i in range(num_samples)])
     share = variance_share(network.run(mask[None], None, z) for mask in labels)
@@ -130,51 +130,51 @@ def style_usage(
 
 
 def encode_all(network: StyledNetwork, photos: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(mu, logvar), each float32 [N,Z], of photos float32 [N,3,H,W] in [-1,1], a few at a time."""
+    """Encode photos float32 [N,3,H,W] in [-1,1] in small batches: (mu, logvar), each float32 [N,Z]."""
     starts = range(0, len(photos), PHOTOS_PER_CALL)
     codes = [network.encode(photos[i : i + PHOTOS_PER_CALL]) for i in starts]
     return np.concatenate([mu for mu, _ in codes]), np.concatenate([logvar for _, logvar in codes])
 
 
 def kl_per_dimension(mu: NDArray[np.float32], logvar: NDArray[np.float32]) -> NDArray[np.float64]:
-    """KL(N(mu, exp(logvar)) || N(0, 1)) of each dimension in nats, the mean over rows: [N,Z] -> float64 [Z]."""
+    """Return KL(N(mu, exp(logvar)) || N(0, 1)) per dimension in nats, averaged over rows: [N,Z] -> float64 [Z]."""
     m, v = mu.astype(np.float64), logvar.astype(np.float64)
     mean: NDArray[np.float64] = (0.5 * (m**2 + np.exp(v) - 1 - v)).mean(axis=0)
     return mean
 
 
 def variance_share(groups: Iterable[NDArray[np.float32]]) -> float:
-    """Share of the variance that is within groups: one group a mask, [S,...] outputs of S draws of z each.
+    """Return the share of the variance within groups; each is the outputs [S,...] of one mask for S draws of z.
 
-    By the components of a random-effects analysis of variance, of each pixel, averaged over pixels: the variance
-    within over the sum of those within and between, each without bias, so that the share does not depend on S.
-    Groups are looked at one at a time.
-    Raises UserError with fewer than 2 groups, or 2 members each.
+    These are the components of a random-effects analysis of variance, averaged over pixels: the variance within groups
+    divided by the sum of those within and between, each unbiased, so that the share does not depend on S.
+    Groups are consumed one at a time.
+    Raises UserError if there are fewer than 2 groups, or fewer than 2 members in one.
     """
     within, means, size = 0.0, [], 0
     for group in groups:
         size = len(group)
         if size < 2:
-            raise UserError("the share of z needs 2 samples a mask or more")
+            raise UserError("the share of z needs at least 2 samples per mask")
         flat = group.reshape(size, -1).astype(np.float64)
         within += float(flat.var(axis=0, ddof=1).mean())
         means.append(flat.mean(axis=0).astype(np.float32))
     if len(means) < 2:
-        raise UserError("the share of z needs 2 masks or more, to compare with what the mask explains")
+        raise UserError("the share of z needs at least 2 masks, to compare with the variance between masks")
     within /= len(means)
     between = max(0.0, float(np.var(means, axis=0, ddof=1, dtype=np.float64).mean()) - within / size)
     return within / (within + between) if within else 0.0
 
 
 def match(outputs: NDArray[Any], references: NDArray[Any]) -> Match:
-    """Compare outputs [M,R,D] (of M masks with R references each) with references [R,D], by Euclidean distance.
+    """Compare outputs [M,R,D] (of M masks with R references each) with references [R,D] by Euclidean distance.
 
-    D may be a colour or a style code. Entries with NaN (a class that a picture does not show) are left out.
-    Raises UserError with fewer than 2 references.
+    The D values may be a colour or a style code. Entries with NaN (a class that a picture does not show) are ignored.
+    Raises UserError if there are fewer than 2 references.
     """
     num = len(references)
     if num < 2:
-        raise UserError("right against shuffled references needs 2 references or more")
+        raise UserError("comparing right with shuffled references needs at least 2 references")
     distance = np.linalg.norm(
         outputs[:, :, None].astype(np.float64) - references[None, None].astype(np.float64), axis=-1
     )

@@ -1,1 +1,1 @@
-"""The segmenter that scores renders: network, training, files, and the other kinds that stand in for it."""
+"""The segmenter that scores renders: network, training and files, and foreign segmenters in its place."""

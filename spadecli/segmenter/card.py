@@ -1,4 +1,4 @@
-"""The card of segmenter weights: what they predict, what they learned from, and how far they can be trusted."""
+"""The card of segmenter weights: architecture, label space, training, and accuracy on real photographs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MARGIN = 0.15
 
 
 class SegmenterArchitecture(BaseModel):
-    """A residual U-Net.
+    """Architecture of the segmenter, a residual U-Net.
 
-    size: (height, width) that pictures are brought to before they are segmented.
-    width: channels of the first level, at half the size; level i has ``width * multipliers[i]``.
+    size: (height, width) that pictures are resized to before segmentation.
+    width: base width; level i, at 1/2^(i+1) of the size, has ``width * multipliers[i]`` channels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,16 +26,16 @@ class SegmenterArchitecture(BaseModel):
 
     @property
     def feature_dimensions(self) -> int:
-        """Length of the pooled features of a picture."""
+        """Length of a picture's pooled feature vector."""
         return self.width * self.multipliers[-1]
 
 
 class SegmenterCard(BaseModel):
-    """Header of a segmenter's weights file, as JSON. Free-form parts are plain JSON values.
+    """Header of a segmenter's weights file, as JSON. ``training`` and ``metrics`` are free-form JSON.
 
-    miou_real, miou_majority, miou_color_position: mean IoU on real photographs that nothing was fitted on, of the
-    segmenter, of "always the most frequent class", and of a classifier that sees a pixel's colour and position
-    only. None where no photographs were held out.
+    miou_real, miou_majority, miou_color_position: mean IoU on held-out real photographs of the segmenter, of always
+    predicting the most frequent class, and of a classifier that sees only a pixel's colour and position. None if no
+    photographs were held out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,7 +56,7 @@ class SegmenterCard(BaseModel):
 
     @property
     def beats_baselines(self) -> bool:
-        """Whether it beats both baselines by MARGIN of mean IoU: below that, its scores of renders say little."""
+        """Whether mean IoU exceeds both baselines by MARGIN; below that, its scores of renders mean little."""
         if self.miou_real is None or self.miou_majority is None or self.miou_color_position is None:
             return False
         return self.miou_real - max(self.miou_majority, self.miou_color_position) >= MARGIN

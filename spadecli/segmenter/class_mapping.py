@@ -1,8 +1,8 @@
-"""Which class of a foreign segmenter is which of ours: a small TOML file.
+"""Mapping the classes of a foreign segmenter to ours, in a small TOML file:
 
-recipe = "camvid"           # whose label space the answers are in; may be left out where the scored masks say it
-rest = "unlabelled"         # where all classes go that are not listed; without it, the unknown class
-names = ["road", "car"]     # ONNX only: the model's classes in order, else they are known by number
+recipe = "camvid"           # recipe with the label space of the predictions; optional if the scored masks have one
+rest = "unlabelled"         # our class for all that are not listed; default: the unknown class
+names = ["road", "car"]     # ONNX only: names of the model's classes in order; default: their numbers
 
 [classes]                   # theirs, by name or number = ours
 road = "road"
@@ -31,9 +31,10 @@ MAX_LISTED = 12
 
 
 class InputSection(BaseModel):
-    """How an ONNX segmenter wants its pictures: (pixel / 255 - mean) / std for each channel, at ``size``.
+    """Input of an ONNX segmenter: (pixel / 255 - mean) / std for each channel, at ``size``.
 
-    size: (height, width); without it, what the graph asks for, else the pictures' own. bgr: blue first.
+    size: (height, width); default: the graph's fixed size, or that of the pictures. bgr: channel order blue, green,
+    red.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -55,7 +56,7 @@ class _File(BaseModel):
 
 
 class ClassMapping(BaseModel):
-    """A mapping file, read. ``labels``: the label space that it names, or None. ``file``: for messages."""
+    """The contents of a mapping file. ``labels``: the label space of its recipe, or None. ``file``: for messages."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,7 +69,7 @@ class ClassMapping(BaseModel):
 
 
 def read_mapping(path: Path) -> ClassMapping:
-    """Read a mapping file. Raises UserError that lists every mistake in it."""
+    """Read a mapping file. Raises UserError, which lists every mistake in it."""
     if not path.is_file():
         raise UserError(f"{path}: no such class mapping file")
     try:
@@ -90,36 +91,36 @@ def read_mapping(path: Path) -> ClassMapping:
 def channel_table(
     model: str, theirs: Sequence[str], mapping: ClassMapping | None, labels: LabelSpace | None
 ) -> tuple[LabelSpace, NDArray[np.uint8]]:
-    """The label space of the answers, and our channel of each of their classes, uint8 [len(theirs)].
+    """Return the label space of the predictions, and our channel of each of their classes, uint8 [len(theirs)].
 
-    theirs: their classes' names in order. Without a mapping, classes of the same name go together (case and
-    underscores do not matter), the rest to the unknown class.
-    Raises UserError that lists every name that one side does not have, and the classes that have nowhere to go.
+    theirs: the names of their classes in order. Without a mapping, classes are matched by name (ignoring case, hyphens
+    and underscores), and the rest is mapped to the unknown class.
+    Raises UserError, which lists every name that one side lacks, and the classes that cannot be mapped.
     """
     space = (mapping.labels if mapping else None) or labels
     if space is None:
         raise UserError(
-            f"{model}: its classes fit which label space?",
-            hint='a mapping file (--mapping) says it: recipe = "camvid", then [classes] road = "road" and so on',
+            f"{model}: the label space of its classes is not known",
+            hint='name it in a mapping file (--mapping): recipe = "camvid", then [classes] road = "road" and so on',
         )
     ours = {c.name: i for i, c in enumerate(space.classes)}
     target, problems = _listed(theirs, mapping, ours) if mapping and mapping.classes else _same_names(theirs, ours)
     where = mapping.file if mapping else model
     if not target and not problems:
-        problems.append(f"no class of the model has a name of label space {space.name!r}")
+        problems.append(f"no class of the model is named like one of label space {space.name!r}")
     rest = (mapping.rest if mapping else None) or space.unknown
     if rest is not None and rest not in ours:
-        problems.append(f"rest = {rest!r} is no class of label space {space.name!r}")
+        problems.append(f"rest = {rest!r} is not a class of label space {space.name!r}")
     left = [name for i, name in enumerate(theirs) if i not in target]
     if left and rest is None:
         more = f" and {len(left) - MAX_LISTED} more" if len(left) > MAX_LISTED else ""
         shown = ", ".join(left[:MAX_LISTED]) + more
-        problems.append(f"label space {space.name!r} has no unknown class for what is not listed: {shown}")
+        problems.append(f"label space {space.name!r} has no unknown class for those that are not listed: {shown}")
     if problems:
         raise UserError(
             f"{where}: the classes of {model} do not fit label space {space.name!r}",
             problems=problems,
-            hint="list them under [classes] in a mapping file, theirs = ours; rest = NAME takes all others",
+            hint="list them under [classes] in a mapping file, theirs = ours; rest = NAME maps all others",
         )
     table = np.full(len(theirs), 0 if rest is None else ours[rest], np.uint8)
     for i, channel in target.items():
@@ -128,14 +129,14 @@ def channel_table(
 
 
 def _listed(theirs: Sequence[str], mapping: ClassMapping, ours: dict[str, int]) -> tuple[dict[int, int], list[str]]:
-    """Their index -> our channel as the file lists it; a key is a name, or else a number."""
+    """Map their indices to our channels as the file lists them; a key is a name, or else a number."""
     target: dict[int, int] = {}
     problems: list[str] = []
     for key, name in mapping.classes.items():
         numbered = int(key) if key.isdigit() and key not in theirs else None
         found = [i for i, t in enumerate(theirs) if t == key] if numbered is None else [numbered]
         if not found or found[-1] >= len(theirs):
-            problems.append(f"{key!r} is no class of the model{_near(key, theirs)} (it has {len(theirs)})")
+            problems.append(f"{key!r} is not a class of the model{_near(key, theirs)} (it has {len(theirs)})")
         if name not in ours:
             problems.append(f"{key} = {name!r}: no class of the label space has that name{_near(name, list(ours))}")
         else:

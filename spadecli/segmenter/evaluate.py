@@ -1,4 +1,4 @@
-"""What a trained segmenter is worth: scored on unseen pairs, beside the baselines, and written into its card."""
+"""Evaluation of a trained segmenter against the baselines on unseen pairs, recorded in its card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .trainer import SegmenterTrainer
 
 
 class Predicts(Protocol):
-    """Anything that answers with label maps."""
+    """Anything that predicts label maps."""
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 [N,H,W,3] -> class channels uint8 [N,H,W]."""
@@ -31,7 +31,7 @@ class Predicts(Protocol):
 
 
 def agreement_on(predictor: Predicts, pairs: Iterable[Pair], num_classes: int, unknown: int | None) -> Agreement:
-    """Agreement with (photo uint8 [H,W,3], channels uint8 [H,W]) pairs; pixels of ``unknown`` are left out."""
+    """Measure agreement with (photo uint8 [H,W,3], channels uint8 [H,W]) pairs; pixels of ``unknown`` are ignored."""
     total = np.zeros((num_classes, num_classes + 1), np.int64)
     for photo, channels in pairs:
         (predicted,) = predictor.predict(photo[None])
@@ -52,7 +52,7 @@ class _Network:
 
 
 def make_card(plan: SegmenterPlan, trainer: SegmenterTrainer, steps: int, seconds: float) -> SegmenterCard:
-    """Score the averaged network and both baselines on the unseen pairs, and write it all down."""
+    """Score the averaged network and both baselines on the unseen pairs, and build the card."""
     recipe, labels = plan.recipe, plan.recipe.labels
     results: dict[str, Agreement] = {}
     if plan.unseen:
@@ -69,8 +69,8 @@ def make_card(plan: SegmenterPlan, trainer: SegmenterTrainer, steps: int, second
         name=f"{recipe.name}_segmenter",
         architecture=plan.arch,
         labels=labels,
-        description=f"Segments photographs into the classes of {labels.name}; trained from scratch, no other network "
-        "and no render took part",
+        description=f"Segments photographs into the classes of {labels.name}; trained from scratch, without other "
+        "networks or renders",
         licence=recipe.data.licence,
         miou_real=_mean_iou(results, "segmenter"),
         miou_majority=_mean_iou(results, "majority"),

@@ -1,4 +1,4 @@
-"""A segmenter's features as a feature network, for distances under its own name."""
+"""A segmenter as a feature network, for distances that carry its name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .protocol import Segmenter
 
 @dataclass(frozen=True)
 class SegmenterFeatures:
-    """A segmenter's own features, for distances under its name."""
+    """A segmenter's features as a :class:`spadecli.metrics.extractors.FeatureNetwork`."""
 
     segmenter: Segmenter
     dimensions: int
@@ -22,38 +22,38 @@ class SegmenterFeatures:
 
     @classmethod
     def of(cls, segmenter: Segmenter) -> SegmenterFeatures:
-        """Raises UserError where the segmenter has no features (a folder of predictions, some ONNX files)."""
+        """Wrap a segmenter. Raises UserError if it has no features (a folder of predictions, some ONNX files)."""
         probe = np.random.RandomState(0).randint(0, 256, (1, 64, 64, 3)).astype(np.uint8)
         features = np.asarray(segmenter.features(probe))
         if features.ndim != 2 or len(features) != 1 or not features.shape[1]:
-            raise UserError(f"{segmenter.name}: answers with features {list(features.shape)}, expected [1,D]")
+            raise UserError(f"{segmenter.name}: returns features {list(features.shape)}, expected [1,D]")
         return cls(segmenter, features.shape[1])
 
     @property
     def name(self) -> str:
-        """The segmenter's."""
+        """The segmenter's name."""
         return self.segmenter.name
 
     @property
     def sha256(self) -> str:
-        """The segmenter's."""
+        """SHA-256 of the segmenter's file."""
         return self.segmenter.sha256
 
     @property
     def frechet_name(self) -> str:
-        """Never FID."""
+        """The name of a Fréchet distance in these features, which is not FID."""
         return f"Fréchet distance ({self.name} features)"
 
     @property
     def kernel_name(self) -> str:
-        """Never KID."""
+        """The name of a kernel distance in these features, which is not KID."""
         return f"kernel distance ({self.name} features)"
 
     def __call__(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
-        """Features float32 [N,D] of pictures [N,H,W,3] in 0..255."""
+        """Compute features float32 [N,D] of pictures [N,H,W,3] in 0..255."""
         whole = pictures if pictures.dtype == np.uint8 else np.clip(np.rint(pictures), 0, 255).astype(np.uint8)
         features = np.asarray(self.segmenter.features(whole), np.float32)
         if features.shape != (len(pictures), self.dimensions):
             expected = [len(pictures), self.dimensions]
-            raise UserError(f"{self.name}: answered with features {list(features.shape)}, expected {expected}")
+            raise UserError(f"{self.name}: returned features {list(features.shape)}, expected {expected}")
         return features

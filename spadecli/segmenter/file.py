@@ -1,4 +1,4 @@
-"""Segmenter weights: one safetensors whose header holds a :class:`SegmenterCard`."""
+"""Segmenter weights: a safetensors file with a :class:`SegmenterCard` in its header."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FORMAT = "spade-segmenter"
 
 
 def is_segmenter(path: Path) -> bool:
-    """Whether a file is a safetensors file with a segmenter's card; reads the header only."""
+    """Whether a file is a safetensors file with a segmenter's card, from its header alone."""
     return path.is_file() and path.suffix == ".safetensors" and _header(path).get("format") == FORMAT
 
 
 def read_segmenter_card(path: Path) -> SegmenterCard:
-    """The card of segmenter weights; reads the header only, loads no torch.
+    """Read the card of segmenter weights, from the header alone and without importing torch.
 
-    Raises UserError where the file is missing, damaged or holds no segmenter.
+    Raises UserError if the file is missing, damaged or not a segmenter's.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such segmenter file")
@@ -49,7 +49,7 @@ def read_segmenter_card(path: Path) -> SegmenterCard:
 
 
 def save_segmenter(path: Path, card: SegmenterCard, state: Mapping[str, Tensor], half: bool = True) -> None:
-    """Write a network's state and card, in one step; ``half``: as float16, batch-norm statistics excepted."""
+    """Write a network's state and card atomically; ``half``: as float16, except batch-norm statistics."""
     import torch
     from safetensors.torch import save_file
 
@@ -66,7 +66,7 @@ def save_segmenter(path: Path, card: SegmenterCard, state: Mapping[str, Tensor],
 def load_segmenter(path: Path) -> tuple[SegmenterCard, SegmentationNet]:
     """Read segmenter weights into a float32 network in evaluation mode.
 
-    Raises UserError that lists every missing, left-over or misshapen tensor.
+    Raises UserError, which lists every tensor that is missing, left over or of the wrong shape.
     """
     from safetensors.torch import load_file
 
@@ -82,7 +82,7 @@ def load_segmenter(path: Path) -> tuple[SegmenterCard, SegmentationNet]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """The card as it is written; empty where there is none. Raises UserError where the file is damaged."""
+    """Read the raw card; empty if there is none. Raises UserError if the file is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:

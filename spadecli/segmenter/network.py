@@ -1,4 +1,4 @@
-"""A compact segmentation network: a residual U-Net (Ronneberger et al., 2015) that is told where each pixel is."""
+"""A compact segmentation network: a residual U-Net (Ronneberger et al., 2015) with pixel coordinates as input."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch.nn import functional as F
 
 from .card import SegmenterArchitecture
 
-MEAN, STD = 0.45, 0.27  # of photographs in 0..1, about; the same for all three channels
+MEAN, STD = 0.45, 0.27  # approximately those of photographs in 0..1, for all three channels
 
 
 class SegmentationNet(nn.Module):
-    """Class scores of pictures of any size.
+    """Logits of each class for pictures of any size.
 
-    The first convolution halves the picture, each further level halves again. On the way back the levels are
-    added, as in a feature pyramid, so the decoder is as light as the encoder. The lowest level is gated by its
-    own mean (squeeze and excitation), which is also the picture's feature vector. Row and column join the input as two
-    channels in [-1,1]: sky is above and shops are below.
+    The first convolution halves the resolution, and so does each further level. The decoder adds the levels, as in a
+    feature pyramid, so that it is as light as the encoder. The lowest level is gated by its own mean (squeeze and
+    excitation), which is also the picture's feature vector. Row and column are two more input channels in [-1,1], as
+    position carries information: sky is above, shops are below.
     """
 
     def __init__(self, arch: SegmenterArchitecture, num_classes: int) -> None:
@@ -49,7 +49,7 @@ class SegmentationNet(nn.Module):
         return F.interpolate(logits, size=pictures.shape[-2:], mode="bilinear", align_corners=False)
 
     def features(self, pictures: Tensor) -> Tensor:
-        """Pictures float [N,3,H,W] in [0,1] -> the lowest level's mean, float32 [N,D]."""
+        """Pictures float [N,3,H,W] in [0,1] -> mean of the lowest level, float32 [N,D]."""
         return self._encode(pictures)[-1].float().mean((2, 3))
 
     def _encode(self, pictures: Tensor) -> list[Tensor]:
@@ -67,7 +67,7 @@ class SegmentationNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm around a shortcut (He et al., 2016)."""
+    """Two 3x3 convolutions with batch norm, and a shortcut (He et al., 2016)."""
 
     def __init__(self, fin: int, fout: int, stride: int = 1) -> None:
         super().__init__()
@@ -86,6 +86,6 @@ class ResidualBlock(nn.Module):
 
 
 def _conv(fin: int, fout: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution and batch norm; odd sizes are rounded up by a stride of 2."""
+    """Build a convolution with batch norm; a stride of 2 rounds odd sizes up."""
     convolution = nn.Conv2d(fin, fout, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(fout))

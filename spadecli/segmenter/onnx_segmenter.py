@@ -1,9 +1,9 @@
 """ONNX segmenters.
 
-The contract: one input, float32 or float16 [N,3,H,W], holding ``(pixel / 255 - mean) / std``; the first output are
-the logits [N,K,h,w]. N, H and W may be fixed in the graph. mean and std (0 and 1 where not given), ``size`` and
-``bgr`` stand under [input] in the mapping file, or in MODEL.toml beside MODEL.onnx. An output called "features",
-[N,D] or [N,D,h,w], serves a Fréchet distance.
+The contract: one input, float32 or float16 [N,3,H,W], of ``(pixel / 255 - mean) / std``; the first output is the
+logits [N,K,h,w]. N, H and W may be fixed in the graph. mean and std (default 0 and 1), ``size`` and ``bgr`` are given
+under [input] in the mapping file, or in MODEL.toml beside MODEL.onnx. An output called "features", [N,D] or [N,D,h,w],
+is used for Fréchet distances.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxSegmenter:
-    """An ONNX file that keeps the contract above; see :class:`Segmenter`.
+    """An ONNX file that follows the contract above; see :class:`.protocol.Segmenter`.
 
-    Raises UserError where the file is damaged, breaks the contract or has other classes than the mapping says;
+    Raises UserError if the file is damaged, breaks the contract or does not fit the class mapping;
     BackendUnavailable without onnxruntime.
     """
 
@@ -60,20 +60,20 @@ class OnnxSegmenter:
         check_images(images)
         if FEATURES not in {o.name for o in self._session.get_outputs()}:
             raise UserError(
-                f"{self._path}: no output is called {FEATURES!r}, so there is nothing to measure a distance in",
+                f"{self._path}: has no output {FEATURES!r} to measure a distance in",
                 hint="give an --extractor",
             )
         rows = [part.reshape(*part.shape[:2], -1).mean(2) for part in self._run(images, FEATURES)]
         return np.concatenate(rows)[: len(images)].astype(np.float32)
 
     def _run(self, images: NDArray[np.uint8], output: str) -> list[NDArray[np.float32]]:
-        """One output, in chunks of the graph's batch size (one by one where it is free)."""
+        """Compute one output in chunks of the graph's batch size (one picture at a time if it is dynamic)."""
         chunk = self._fixed[0] or 1
         answers = []
         for i in range(0, len(images), chunk):
             batch = self._prepare(images[i : i + chunk])
             missing = chunk - len(batch)
-            if missing:  # a graph with a fixed batch gets the last picture again; its answers are dropped
+            if missing:  # a fixed batch is padded with the last picture, whose extra results are dropped
                 batch = np.concatenate([batch, np.repeat(batch[-1:], missing, 0)])
             answers.append(self._call(batch, output))
         return answers
@@ -92,11 +92,11 @@ class OnnxSegmenter:
     def _call(self, batch: NDArray[Any], output: str) -> NDArray[np.float32]:
         try:
             (answer,) = self._session.run([output], {self._input: batch})
-        except Exception as e:  # onnxruntime has a class of errors for each kind of failure
+        except Exception as e:  # onnxruntime has its own exception classes
             line = str(e).strip().splitlines()[-1]
             raise UserError(
                 f"{self._path}: fails on pictures {batch.dtype} {list(batch.shape)}: {line}",
-                hint="size = [HEIGHT, WIDTH] under [input] in the mapping file brings them to another size",
+                hint="size = [HEIGHT, WIDTH] under [input] in the mapping file resizes them",
             ) from e
         return np.asarray(answer, np.float32)
 
@@ -112,11 +112,11 @@ class OnnxSegmenter:
         if problems:
             raise UserError(f"{self._path}: not a segmenter that this program can run", problems=problems)
         self._input, self._logits, self._dtype = first.name, outputs[0].name, DTYPES[first.type]
-        # names and None stand for sizes that are free
+        # names and None stand for dynamic sizes
         self._fixed = tuple(d if isinstance(d, int) and d > 0 else None for d in (first.shape[0], *first.shape[2:]))
 
     def _count_classes(self) -> int:
-        """K, which the graph may leave open: then a grey picture is segmented."""
+        """Return K; if the graph does not declare it, segment a grey picture to find out."""
         declared = self._session.get_outputs()[0].shape[1]
         if isinstance(declared, int):
             return declared
@@ -139,6 +139,6 @@ def _open(path: Path, device: str) -> Any:
     _, providers = onnxruntime_providers(onnxruntime, device)
     try:
         return onnxruntime.InferenceSession(str(path), providers=providers)
-    except Exception as e:  # onnxruntime has a class of errors for each kind of damage
+    except Exception as e:  # onnxruntime has its own exception classes
         line = str(e).strip().splitlines()[-1]
         raise UserError(f"{path}: not an ONNX file that onnxruntime can load ({line})") from e

@@ -1,4 +1,4 @@
-"""What the training of a segmenter starts from: recipe, pairs, which of them are left out, and the run folder."""
+"""The start of a segmenter's training: recipe, training and test pairs, and the run folder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from .trainer import SegmenterTrainer, class_weights
 class TrainSegmenterOptions:
     """What to train a segmenter on, for how long, and which network.
 
-    recipe: a shipped recipe's name or a TOML file; overrides: ``key=value`` for it.
+    recipe: name of a shipped recipe or a TOML file. overrides: ``key=value`` settings for it.
     out: the run's folder; None is RUNS_DIR/<recipe>-segmenter.
-    minutes, steps: how long; steps are exact and win.
-    test: a packed file whose pairs the segmenter is scored on, where data.holdout names none.
-    validate: leave out every so-many-th training pair and score on these instead of the held-out ones, so that settings
-        can be chosen without a look at those; 0 trains on all.
-    width: channels of the first level; balance: how far the loss makes up for the rarity of classes (0 not at all, 1
-        fully); coarse_share: share of the steps at half the size.
+    minutes, steps: length of training; steps are exact and take precedence.
+    test: a packed file on whose pairs the segmenter is scored, instead of those of data.holdout.
+    validate: leave out every validate-th training pair and score on these instead of the held-out ones, so that
+        settings can be chosen without using those; 0 trains on all.
+    width: channels of the first level. balance: how far the loss compensates for the rarity of classes (0 not at all,
+        1 fully). jitter: strength of the colour augmentation. coarse_share: share of the steps at half the size.
     """
 
     recipe: str
@@ -57,11 +57,11 @@ class TrainSegmenterOptions:
 
 @dataclass(frozen=True)
 class SegmenterPlan:
-    """A segmenter's training as it would be.
+    """A segmenter's training before it starts.
 
-    fitted: indices of the packed pairs that are trained on. unseen: (packed file, index) pairs that it is scored on;
-    unseen_are: what they are, in words. counts: int64 [K], pixels of each class in the fitted pairs.
-    steps: None where they are still to be fitted to the minutes.
+    fitted: indices of the packed pairs that are trained on. unseen: (packed file, index) of the pairs it is scored on.
+    unseen_are: a description of these. counts: int64 [K], pixels of each class in the fitted pairs.
+    steps: None if they are still to be fitted to the minutes.
     """
 
     recipe: Recipe
@@ -85,23 +85,23 @@ class SegmenterPlan:
 
     @property
     def weights_path(self) -> Path:
-        """The segmenter's file, there once it is finished."""
+        """The segmenter's weights file, written when training is finished."""
         return self.run_dir / "segmenter.safetensors"
 
     @property
     def state_path(self) -> Path:
-        """All that going on needs."""
+        """The file with everything needed to resume."""
         return self.run_dir / "state.pt"
 
     @property
     def parameters(self) -> int:
-        """Trained values of the network."""
+        """Number of trained parameters."""
         with torch.device("meta"):
             net = SegmentationNet(self.arch, self.recipe.labels.num_classes)
         return sum(p.numel() for p in net.parameters())
 
     def settings(self) -> dict[str, Any]:
-        """What the result depends on, as plain values."""
+        """Return the settings that the result depends on, as plain values."""
         return {
             "recipe": self.recipe.name,
             "data_sha256": self.packed.sha256,
@@ -118,12 +118,12 @@ class SegmenterPlan:
         }
 
     def with_coarse_share(self, share: float) -> SegmenterPlan:
-        """The same with another share of steps at half the size."""
+        """Return the plan with another share of steps at half the size."""
         return replace(self, coarse_share=share)
 
 
 def plan_segmenter(options: TrainSegmenterOptions) -> SegmenterPlan:
-    """Check everything and write nothing. Raises UserError with all that is wrong with recipe and data."""
+    """Check everything without writing. Raises UserError, which lists all problems of recipe and data."""
     resolved = load_recipe(find_recipe(options.recipe), options.overrides)
     recipe = resolved.recipe
     device = pick_device(options.device)
@@ -131,7 +131,7 @@ def plan_segmenter(options: TrainSegmenterOptions) -> SegmenterPlan:
     packed = dataset.packed
     fitted, unseen, unseen_are = _divide(options, recipe, packed, indices)
     if not fitted:
-        raise UserError(f"{packed.path}: --validate {options.validate} leaves nothing to train on")
+        raise UserError(f"{packed.path}: --validate {options.validate} leaves no pair for training")
     workers = min(recipe.train.num_workers, num_cores())
     return SegmenterPlan(
         recipe=recipe,
@@ -158,7 +158,7 @@ def plan_segmenter(options: TrainSegmenterOptions) -> SegmenterPlan:
 def _divide(
     options: TrainSegmenterOptions, recipe: Recipe, packed: Packed, indices: list[int]
 ) -> tuple[list[int], tuple[tuple[Packed, int], ...], str]:
-    """Pairs to train on, pairs to score on, and what these are."""
+    """Return the pairs to train on, the pairs to score on, and a description of the latter."""
     if options.validate:
         left_out = indices[:: options.validate]
         fitted = sorted(set(indices) - set(left_out))
@@ -171,7 +171,7 @@ def _divide(
         if same := sorted(set(test.names) & {packed.names[i] for i in indices}):
             problems.append(f"{len(same)} of its pairs are trained on: {', '.join(same[:5])}")
         if problems:
-            raise UserError(f"{options.test}: cannot be tested on", problems=problems)
+            raise UserError(f"{options.test}: cannot serve as test set", problems=problems)
         return indices, tuple((test, i) for i in range(len(test))), f"the {len(test)} pairs of {options.test.name}"
     held = set(recipe.data.holdout)
     unseen = tuple((packed, i) for i, name in enumerate(packed.names) if name in held)
@@ -179,7 +179,7 @@ def _divide(
 
 
 def _class_counts(packed: Packed, fitted: list[int], recipe: Recipe) -> NDArray[np.int64]:
-    """Pixels of each class in the pairs that are trained on, int64 [K]."""
+    """Count the pixels of each class in the pairs that are trained on, int64 [K]."""
     codes = np.zeros(256, np.int64)
     for i in fitted:
         codes += np.bincount(packed.get(i)[0].ravel(), minlength=256)
@@ -190,7 +190,7 @@ def _class_counts(packed: Packed, fitted: list[int], recipe: Recipe) -> NDArray[
 
 
 def new_trainer(plan: SegmenterPlan) -> SegmenterTrainer:
-    """A trainer at step 0."""
+    """Build a trainer at step 0."""
     counts = torch.from_numpy(plan.counts.copy())
     if plan.recipe.labels.unknown_channel is not None:
         counts[plan.recipe.labels.unknown_channel] = 0
@@ -207,16 +207,16 @@ def new_trainer(plan: SegmenterPlan) -> SegmenterTrainer:
 
 
 def save_state(plan: SegmenterPlan, trainer: SegmenterTrainer, step: int, steps: int, seconds: float) -> None:
-    """Write state.pt in one step."""
+    """Write state.pt atomically."""
     state = {"format": "spade-segmenter-state", "settings": plan.settings(), "trainer": trainer.state_dict()}
     with part_file(plan.state_path) as part:
         torch.save({**state, "step": step, "steps": steps, "seconds": seconds}, part)
 
 
 def load_state(plan: SegmenterPlan, trainer: SegmenterTrainer) -> tuple[int, int, float]:
-    """Step, steps and seconds of the run that is to go on; zeros where there is none.
+    """Restore a trainer from state.pt; return step, steps and seconds of the run, or zeros if there is none.
 
-    Raises UserError where the folder holds a run with other settings, or a damaged one.
+    Raises UserError if the folder holds a run with other settings, or a damaged one.
     """
     if not plan.state_path.is_file():
         return 0, 0, 0.0
@@ -230,10 +230,10 @@ def load_state(plan: SegmenterPlan, trainer: SegmenterTrainer) -> tuple[int, int
             trainer.load_state_dict(state["trainer"])
             return int(state["step"]), steps, float(state["seconds"])
     except Exception as e:  # a damaged file may fail anywhere in the reader
-        hint = f"remove {plan.run_dir} to start anew"
+        hint = f"remove {plan.run_dir} to start over"
         raise UserError(f"{plan.state_path}: damaged, or of another version ({type(e).__name__})", hint=hint) from e
     raise UserError(
         f"{plan.run_dir}: holds another segmenter's training",
         problems=differences,
-        hint="give another folder with --out, or remove that one",
+        hint="give another folder with --out, or remove this one",
     )

@@ -38,23 +38,23 @@ class FolderPredictions:
                 f"{folder}: no label maps ({', '.join(MASK_SUFFIXES)}) in it, and no config.json of a model"
             )
         if twice:
-            raise UserError(f"{folder}: label maps of one name", problems=twice)
+            raise UserError(f"{folder}: label maps of the same name", problems=twice)
         self.sha256 = source_digest((key, file_sha256(path)) for key, path in self._files.items())
 
     def require(self, keys: Sequence[str]) -> None:
-        """Raise UserError that lists the pictures, by name, without a label map."""
+        """Raise UserError if any of the pictures, given by name, has no label map; it lists them."""
         missing = [key for key in keys if key not in self._files]
         if missing:
             raise UserError(
                 f"{self.folder}: no predicted label map for {len(missing)} of {len(keys)} pictures",
                 problems=[*missing[:8], *([f"and {len(missing) - 8} more"] if len(missing) > 8 else [])],
-                hint=f"label maps have the pictures' names: {self.folder / missing[0]}.png is the one of {missing[0]}",
+                hint=f"name label maps like the pictures: {self.folder / missing[0]}.png for {missing[0]}",
             )
 
     def predict_named(self, keys: Sequence[str], size: Size) -> NDArray[np.uint8]:
-        """Class channels uint8 [N,H,W] of pictures by name (relative path without suffix), nearest at ``size``.
+        """Return class channels uint8 [N,H,W] of pictures by name (relative path without suffix), resized by nearest.
 
-        Raises UserError that lists every picture without a label map, and every label map that cannot be read.
+        Raises UserError, which lists every picture without a label map or every label map that cannot be read.
         """
         self.require(keys)
         maps, problems = [], []

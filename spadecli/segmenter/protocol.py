@@ -40,9 +40,9 @@ class Segmenter(LabelSource, Protocol):
 
 
 def match_channels(segmenter: LabelSource, labels: LabelSpace) -> NDArray[np.uint8]:
-    """Channels of the masks' label space uint8 [256] by the segmenter's channels; K where the masks lack the class.
+    """Map the segmenter's channels to those of the masks' label space: uint8 [256], K for classes the masks lack.
 
-    Raises UserError that lists the classes that only one side has; the unknown class of either may be missing.
+    Raises UserError, which lists the classes that only one side has; the unknown class of either side may be missing.
     """
     theirs = {c.name: i for i, c in enumerate(segmenter.labels.classes)}
     ours = {c.name: i for i, c in enumerate(labels.classes)}

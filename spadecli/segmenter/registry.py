@@ -1,4 +1,4 @@
-"""Segmenters of every kind behind one call, and the one that is trained here."""
+"""Opening segmenters of every kind, and the segmenter that spade trains itself."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def open_segmenter(
     """Open a segmenter, or a folder of label maps that stands for one.
 
     source: weights of ``spade train-segmenter`` (.safetensors); an ONNX file; a transformers model, as a folder or
-        by its name on the hub; or a folder of label maps that something else predicted.
-    mapping: a TOML file that says which of its classes is which of ours (see
-        :mod:`spadecli.segmenter.class_mapping`). Our own weights need none.
-    labels: the label space that is scored, where the mapping names none. Classes of the same name go together.
+        by its name on the hub; or a folder of label maps predicted elsewhere.
+    mapping: a TOML file that maps its classes to ours (see :mod:`spadecli.segmenter.class_mapping`), for foreign
+        segmenters only.
+    labels: the label space that is scored, if the mapping names none. Classes are matched by name.
 
-    Raises UserError where the source is missing, of unknown kind or has other classes than the mapping says,
-    BackendUnavailable, with the line that installs it, where the package that runs it is missing.
+    Raises UserError if the source is missing, of unknown kind or does not fit the mapping; BackendUnavailable, with the
+    command that installs it, if the package that runs it is missing.
     """
     path = Path(source)
     if path.suffix == ".safetensors":
         if mapping is not None:
             raise UserError(
-                f"{mapping}: {path} predicts classes of its own card; a class mapping is for foreign models"
+                f"{mapping}: {path} predicts the classes in its card; a class mapping is for foreign models"
             )
         return OwnSegmenter(path, device)
     if path.suffix == ".onnx":
@@ -70,18 +70,18 @@ def _space_of_predictions(path: Path, mapping: Path | None, labels: LabelSpace |
     space = read_mapping(mapping).labels if mapping is not None else None
     if space is None and labels is None:
         raise UserError(
-            f"{path}: predicted label maps of which label space?",
-            hint='name it in a mapping file, recipe = "facades", or give the masks that they are compared with',
+            f"{path}: the label space of these label maps is not known",
+            hint='name it in a mapping file, recipe = "facades", or give the masks to compare with',
         )
     return space or labels  # type: ignore[return-value]
 
 
 class OwnSegmenter:
-    """Weights of ``spade train-segmenter``; see :class:`Segmenter`.
+    """Weights of ``spade train-segmenter``; see :class:`.protocol.Segmenter`.
 
-    Pictures of any size are brought to the card's size (bilinear, antialiased), and the class scores back to theirs
-    (bilinear) before the best class is taken. Float32 on any device. On a CPU pictures go through one by one,
-    so that a prediction does not depend on its neighbours in a batch.
+    Pictures of any size are resized to the card's size (bilinear, antialiased), and the logits back to theirs
+    (bilinear) before the best class is chosen. Computed in float32 on any device, and on a CPU one picture at a time,
+    so that a prediction does not depend on the rest of the batch.
     """
 
     def __init__(self, path: Path, device: str = "auto") -> None:
@@ -108,7 +108,7 @@ class OwnSegmenter:
         return np.concatenate(found) if found else np.zeros(images.shape[:3], np.uint8)
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See :meth:`Segmenter.features`: the mean of the network's lowest level."""
+        """See :meth:`Segmenter.features`; a feature vector is the mean of the network's lowest level."""
         rows = [self._run(part, self._net.features).cpu().numpy() for part in self._parts(images)]
         return np.concatenate(rows) if rows else np.zeros((0, self._arch.feature_dimensions), np.float32)
 

@@ -1,4 +1,4 @@
-"""Training samples of a segmenter: a random window of a packed pair, its light and colours changed."""
+"""Training samples of a segmenter: random crops of packed pairs with colour jitter."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ..data.packed import Packed
 
 IGNORED = 255  # target of pixels that count neither in the loss nor in the scores
 
-MEAN_SHARE = 0.9  # of the picture's height and width that a window shows
-SCALE = 0.25  # natural logarithm of how much more or less it may show
-ASPECT = 0.15  # and of how much its aspect may differ
+MEAN_SHARE = 0.9  # mean share of the picture's height and width in a crop
+SCALE = 0.25  # largest change of that share, as a natural logarithm
+ASPECT = 0.15  # largest change of the aspect ratio's square root, as a natural logarithm
 
 
 class SegmentationSet(Dataset[Batch]):
-    """Windows of packed pairs at ``size`` (height, width): a pure function of (seed, epoch, sample).
+    """Random crops of packed pairs at ``size`` (height, width): a pure function of (seed, epoch, index).
 
-    An item is photo float32 [3,H,W] in [0,1] and target uint8 [H,W]: class channels, IGNORED where unknown.
-    jitter: how far light and colours may move; 0 leaves them as they are.
+    An item has photo float32 [3,H,W] in [0,1] and target uint8 [H,W]: class channels, IGNORED where unknown.
+    jitter: strength of the colour jitter; 0 for none.
     """
 
     def __init__(self, path: Path, recipe: Recipe, size: Size, seed: int, jitter: float) -> None:
@@ -36,7 +36,7 @@ class SegmentationSet(Dataset[Batch]):
         self._targets = target_table(recipe)
 
     def __getitem__(self, key: Key) -> Batch:
-        """The sample of (epoch, index)."""
+        """Return the sample of (epoch, index)."""
         random = np.random.default_rng((self.seed, *key))
         codes, _, photo = self.packed.get(key[1])
         box = self._window(random)
@@ -52,7 +52,7 @@ class SegmentationSet(Dataset[Batch]):
         return {"photo": photo_tensor, "target": torch.from_numpy(np.ascontiguousarray(target))}
 
     def _window(self, random: np.random.Generator) -> tuple[float, float, float, float]:
-        """A random box (left, top, right, bottom) inside the packed picture."""
+        """Draw a random box (left, top, right, bottom) inside the packed picture."""
         height, width = self.packed.size
         share = MEAN_SHARE * np.exp(random.uniform(-SCALE, SCALE))
         aspect = np.exp(random.uniform(-ASPECT, ASPECT))
@@ -62,7 +62,7 @@ class SegmentationSet(Dataset[Batch]):
 
 
 def jitter_colors(photo: NDArray[np.float32], amount: float, random: np.random.Generator) -> NDArray[np.float32]:
-    """Random contrast, brightness, tint and saturation of a photo float32 [H,W,3] in [0,1]."""
+    """Change contrast, brightness, tint and saturation of a photo float32 [H,W,3] in [0,1] at random."""
     contrast, brightness = np.exp(random.uniform(-2 * amount, 2 * amount)), random.uniform(-0.7 * amount, 0.7 * amount)
     tint = np.exp(random.uniform(-0.7 * amount, 0.7 * amount, 3)).astype(np.float32)
     saturation = random.uniform(1 - 2 * amount, 1 + 2 * amount)
@@ -72,7 +72,7 @@ def jitter_colors(photo: NDArray[np.float32], amount: float, random: np.random.G
 
 
 def target_table(recipe: Recipe) -> NDArray[np.uint8]:
-    """uint8 [256]: the target of each label code; IGNORED where it is unknown or means nothing."""
+    """Return the target of each label code, uint8 [256]; IGNORED for the unknown class and codes without a class."""
     channels = recipe.labels.code_to_channel
     ignored = channels < 0
     if recipe.labels.unknown_channel is not None:
@@ -81,7 +81,7 @@ def target_table(recipe: Recipe) -> NDArray[np.uint8]:
 
 
 def whole_pair(packed: Packed, index: int, size: Size) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A packed pair at ``size``: photo uint8 [H,W,3] (bicubic) and class channels uint8 [H,W] (nearest)."""
+    """Read a packed pair at ``size``: photo uint8 [H,W,3] (bicubic) and class channels uint8 [H,W] (nearest)."""
     codes, _, photo = packed.get(index)
     if packed.size != size:
         codes, photo = resize_codes(codes, size), resize_photo(photo, size)

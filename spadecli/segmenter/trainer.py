@@ -1,4 +1,4 @@
-"""One training step of a segmenter, and the average of its weights over the last steps."""
+"""One training step of a segmenter, and the exponential moving average of its weights."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ EMA_DECAY = 0.99
 class SegmenterTrainer:
     """Network, optimizer (AdamW, cosine schedule) and moving average.
 
-    weights: float32 [K], what a pixel of each class counts in the loss. ``ignored``: the target that counts nothing.
-    skipped: updates left out because a gradient was not finite. bf16 on a CPU has made such gradients where a
-    convolution's output was a single pixel; windows of 64 pixels and more have shown none.
+    weights: float32 [K], weight of a pixel of each class in the loss. ignored: the target that does not count.
+    skipped: number of updates skipped because a gradient was not finite. bf16 on a CPU has produced such gradients when
+    a convolution's output was a single pixel, but never at crops of 64 pixels or more.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SegmenterTrainer:
         self.average = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
 
     def step(self, photos: Tensor, targets: Tensor, step: int, steps: int) -> Tensor:
-        """Photos float32 [N,3,H,W] in [0,1], targets uint8 [N,H,W] -> the loss, a scalar on the device."""
+        """Train on photos float32 [N,3,H,W] in [0,1] and targets uint8 [N,H,W]; return the loss, on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * schedule(step, steps)
         photos, targets = photos.to(self.device), targets.to(self.device).long()
@@ -56,7 +56,7 @@ class SegmenterTrainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.net(photos)
         loss = F.cross_entropy(logits, targets, self.weights, ignore_index=self.ignored)
-        if bool((targets != self.ignored).any()):  # else the mean over no pixels is not a number
+        if bool((targets != self.ignored).any()):  # the mean over no pixels would be NaN
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), MAX_GRAD_NORM)
@@ -69,7 +69,7 @@ class SegmenterTrainer:
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
-        """Move the average towards the weights; early on it forgets faster."""
+        """Move the average towards the weights, faster in the first steps."""
         decay = min(EMA_DECAY, (step + 1) / (step + 10))
         for name, value in self.net.state_dict().items():
             if value.dtype.is_floating_point:
@@ -78,31 +78,31 @@ class SegmenterTrainer:
                 self.average[name].copy_(value)
 
     def averaged(self) -> SegmentationNet:
-        """A float32 network of the averaged weights, in evaluation mode, on the training device."""
+        """Build a float32 network with the averaged weights, in evaluation mode, on the training device."""
         net = SegmentationNet(self.net.arch, len(self.weights))
         net.load_state_dict({name: value.cpu() for name, value in self.average.items()})
         return net.to(self.device).eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+        """Return everything needed to resume."""
         return {"net": self.net.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""
         self.net.load_state_dict(state["net"])
         self.average = {name: value.to(self.device) for name, value in state["average"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
 
 
 def schedule(step: int, steps: int) -> float:
-    """Learning rate factor: a short warm-up, then half a cosine to 0."""
+    """Return the learning rate factor: a short warm-up, and half a cosine to 0."""
     return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def class_weights(counts: Tensor, balance: float = 0.5) -> Tensor:
-    """Pixel counts [K] -> weights float32 [K], the frequency to the power of -balance, 1 on average over pixels.
+    """Pixel counts [K] -> weights float32 [K]: frequency to the power of -balance, scaled to a mean of 1 over pixels.
 
-    A class that does not occur gets the weight 0.
+    Classes that do not occur have weight 0.
     """
     share = counts.double() / counts.sum().clamp(min=1)
     weights = torch.where(share > 0, share.clamp(min=1e-4) ** -balance, 0.0)

@@ -1,4 +1,4 @@
-"""Semantic segmentation models of the transformers library: SegFormer and its like."""
+"""Semantic segmentation models of the transformers library, such as SegFormer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 class TransformersSegmenter:
-    """A model for semantic segmentation in a local folder, or fetched from the hub by name; see :class:`Segmenter`.
+    """A semantic segmentation model from a local folder, or from the hub by name; see :class:`.protocol.Segmenter`.
 
-    Pictures are brought to the size and range in preprocessor_config.json (bilinear, antialiased; ImageNet's mean and
-    deviation and the pictures' own size where it does not say), the logits back to the pictures' size (bilinear)
-    before the best class is taken. A feature is the mean of the last hidden state.
+    Pictures are resized (bilinear, antialiased) and normalized as preprocessor_config.json says; by default they keep
+    their size, and are normalized with ImageNet's mean and standard deviation. The logits are resized back (bilinear)
+    before the best class is chosen. A feature vector is the mean of the last hidden state.
     """
 
     def __init__(self, source: str, device: str, mapping: Path | None, labels: LabelSpace | None) -> None:
@@ -64,13 +64,13 @@ class TransformersSegmenter:
         last: Tensor | None = states[-1] if states else None
         if last is None or last.ndim not in (3, 4):
             raise UserError(
-                f"{self._source}: {type(self._model).__name__} gives no hidden states to measure a distance in",
+                f"{self._source}: {type(self._model).__name__} has no hidden states to measure a distance in",
                 hint="give an --extractor",
             )
         return last.mean((2, 3)) if last.ndim == 4 else last.mean(1)
 
     def _run(self, images: NDArray[np.uint8], take: Callable[[Any], Tensor], **more: bool) -> Iterator[Tensor]:
-        """What ``take`` takes of the model's answer, picture by picture."""
+        """Yield ``take(output)`` of the model's output for each picture."""
         check_images(images)
         mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (self._mean, self._std))
         for image in images:
@@ -89,21 +89,21 @@ def _library(source: str) -> Any:
 
 
 def _fetch(name: str) -> Path:
-    """A model's folder in the hub's cache, fetched once."""
+    """Return a model's folder in the hub's cache, downloading it if needed."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as e:  # offline, unknown, private: each has a class of its own
+    except Exception as e:  # offline, unknown or private: each has its own exception class
         line = str(e).strip().splitlines()[0]
         raise UserError(
             f"{name}: no such folder, and it could not be fetched from the hub ({line})",
-            hint="fetch the model elsewhere and give its folder",
+            hint="download the model elsewhere and give its folder",
         ) from e
 
 
 def _load(transformers: Any, source: str, folder: Path) -> Any:
-    """The model in float32; no code from the folder is run."""
+    """Load the model in float32, without running code from the folder."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -114,13 +114,13 @@ def _load(transformers: Any, source: str, folder: Path) -> Any:
         line = str(e).strip().splitlines()[0]
         raise UserError(
             f"{source}: transformers cannot load it as a model for semantic segmentation ({line})",
-            hint="expected a model such as SegFormer, whose answer has logits [N,K,h,w]",
+            hint="expected a model such as SegFormer, whose output has logits [N,K,h,w]",
         ) from e
     return model
 
 
 def _preprocessing(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...], tuple[int, int] | None]:
-    """Mean and deviation for pictures in 0..1, and the size (height, width) or None for the pictures' own."""
+    """Read mean and standard deviation for pictures in 0..1, and the size (height, width) or None for any."""
     path = folder / "preprocessor_config.json"
     try:
         config = json.loads(path.read_text("utf-8")) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""The card that travels with weights: what they are, what they learned from, what may be done with them."""
+"""The card in the header of a weights file: architecture, label space, training and licence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from ..core.labelspace import LabelSpace
 
 
 class Card(BaseModel):
-    """Header of a weights file, as JSON. Free-form parts are plain JSON values."""
+    """Header of a weights file, as JSON.
+
+    parent: the weights it was trained or converted from. training: data, length and hardware. recipe: the resolved
+    recipe. metrics: scores. The last three are free-form JSON.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Weights files: one safetensors with generator and encoder, spectral norm folded in, and the card in its header."""
+"""Weights files: safetensors with generator and encoder, spectral norm folded in, and the card in the header."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def read_card(path: Path) -> Card:
-    """The card of a weights file; reads the header only, loads no torch.
+    """Read the card of a weights file, from the header alone and without importing torch.
 
-    Raises UserError where the file is missing, damaged or not a weights file of this project.
+    Raises UserError if the file is missing, damaged or not a weights file of this project.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -39,13 +39,13 @@ def read_card(path: Path) -> Card:
         raise UserError(f"{path}: not a readable safetensors file ({e})") from e
     if "card" not in metadata:
         raise UserError(
-            f"{path}: a safetensors file without a spade card", hint="make weights with spade train or convert"
+            f"{path}: a safetensors file without a spade card", hint="create weights with spade train or convert"
         )
     try:
         header = json.loads(metadata["card"])
         if isinstance(header, dict) and header.get("format") == "spade-segmenter":
             raise UserError(
-                f"{path}: segmenter weights: they find the classes in photographs, and make none",
+                f"{path}: segmenter weights, which predict label maps and render no images",
                 hint="give generator weights, such as those of spade train; a segmenter is for spade score",
             )
         return Card.model_validate(header)
@@ -79,7 +79,7 @@ def save_weights(
     encoder: Mapping[str, Tensor] | None,
     dtype: Literal["fp32", "fp16"] = "fp32",
 ) -> None:
-    """Write effective weights (see :func:`folded_state_dict`) and card, in one step.
+    """Write effective weights (see :func:`folded_state_dict`) and card atomically.
 
     fp16 halves the file; batch-norm statistics stay float32.
     """
@@ -99,7 +99,7 @@ def save_weights(
 def load_weights(path: Path) -> tuple[Card, Generator, ImageEncoder | None]:
     """Read a weights file into float32 modules in evaluation mode.
 
-    Raises UserError that lists every missing, left-over or misshapen tensor.
+    Raises UserError, which lists every tensor that is missing, left over or of the wrong shape.
     """
     import torch
 
@@ -109,7 +109,7 @@ def load_weights(path: Path) -> tuple[Card, Generator, ImageEncoder | None]:
     card = read_card(path)
     tensors = _read_tensors(path)
     arch = card.architecture
-    with torch.device("meta"):  # no random numbers to be overwritten
+    with torch.device("meta"):  # skips random weights that would be overwritten
         generator = Generator(arch, card.labels.semantic_channels, spectral=False)
         encoder = ImageEncoder(arch, spectral=False) if arch.has_encoder else None
     problems = load_folded(generator, _part(tensors, "generator"), "generator.", assign=True)
@@ -121,7 +121,7 @@ def load_weights(path: Path) -> tuple[Card, Generator, ImageEncoder | None]:
 
 
 def folded_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """What a module computes with: spectral norm folded into the weights, running statistics, no counters."""
+    """Return a module's effective weights: spectral norm folded in, with running statistics but without counters."""
     import torch
 
     from ..model.layers import SpectralConv2d
@@ -142,13 +142,13 @@ def folded_state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_folded(module: nn.Module, state: Mapping[str, Tensor], prefix: str = "", assign: bool = False) -> list[str]:
-    """Load effective weights in float32; returns the problems instead of raising.
+    """Load effective weights in float32; return the problems instead of raising.
 
-    assign: the module takes the tensors themselves where they are float32; it may be on the meta device.
+    assign: use float32 tensors themselves instead of copying them; the module may then be on the meta device.
 
-    Into a spectrally normalized module too. There u and v are found anew, and v is scaled to a sigma of 1, so that the
-    module computes with these very weights; the first step of training makes sigma the weight's own again (close
-    to 1 for weights that were normalized to it, a little less for averages of such).
+    In a spectrally normalized module u and v are recomputed, and v is scaled so that sigma is 1 and the module computes
+    with exactly these weights. The first training step replaces that by the true sigma (close to 1 for weights that
+    were normalized, slightly less for averages of such weights).
     """
     from torch import int64, zeros
     from torch.nn import BatchNorm2d
@@ -177,7 +177,7 @@ def load_folded(module: nn.Module, state: Mapping[str, Tensor], prefix: str = ""
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor in memory of its own: from a mapped file each would be in memory twice, and freed with the last."""
+    """Read each tensor into its own memory; from a memory-mapped file they would be held twice, until all are freed."""
     import torch
     from safetensors import safe_open
 

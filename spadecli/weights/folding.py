@@ -1,4 +1,4 @@
-"""Batch norm folded into SPADE's modulation, for inference: one multiply-add per value is left of the layer."""
+"""Batch norm folded into SPADE's modulation for inference, which leaves one multiply-add per value."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def can_fold(layer: SPADE) -> bool:
 
 @torch.no_grad()
 def folded_modulation(layer: SPADE) -> tuple[Tensor, Tensor]:
-    """Weight [2·C,hidden,k,k] and bias [2·C] of a convolution whose two halves g and b give SPADE as x·g + b.
+    """Return weight [2·C,hidden,k,k] and bias [2·C] of a convolution with halves g and b, so that SPADE is x·g + b.
 
     With s = 1/sqrt(var + eps) and t = -mean·s the norm is x·s + t, so that norm(x)·(1 + gamma) + beta is
-    x·s·(1 + gamma) + (beta + t·(1 + gamma)): both factors are linear in what gamma and beta are linear in.
-    Computed in float64, returned in the layer's own precision. Where the norm cannot be folded (instance norm)
-    g is 1 + gamma and b is beta, to be applied to norm(x).
+    x·s·(1 + gamma) + (beta + t·(1 + gamma)). Both coefficients are linear in the hidden activation, as gamma and beta
+    are. Computed in float64, returned in the layer's dtype. If the norm cannot be folded (instance norm), g is
+    1 + gamma and b is beta, to be applied to norm(x).
     """
     conv = layer.gamma_beta
     weight = conv.weight.double()
@@ -42,7 +42,7 @@ def folded_modulation(layer: SPADE) -> tuple[Tensor, Tensor]:
 
 
 def _statistics(layer: SPADE) -> tuple[Tensor, Tensor] | None:
-    """Running mean and variance of the layer's norm, in float64; None where it keeps none."""
+    """Return running mean and variance of the layer's norm in float64, or None if it has none."""
     norm = layer.norm
     if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
         return None

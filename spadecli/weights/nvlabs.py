@@ -1,7 +1,7 @@
 """Import of checkpoints in NVlabs/SPADE's file format (``latest_net_G.pth``, ``latest_net_E.pth``).
 
-Nothing in the files is executed: they are read with ``weights_only=True``. Spectral norm is folded with the
-stored u and v, as evaluation there does; recomputing sigma would give other images.
+Nothing in the files is executed: they are read with ``weights_only=True``. Spectral norm is folded with the stored u
+and v, as in the published code's evaluation; a recomputed sigma would give different images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NORM_OPTION = re.compile(r"^(spectral)?spade(syncbatch|batch|instance)([135])x\3
 
 @dataclass(frozen=True)
 class NVlabsOptions:
-    """What the files do not tell. crop_size is the width of the training images, aspect width / height."""
+    """Options that the files do not contain. crop_size: width of the training images. aspect: width / height."""
 
     labels: LabelSpace
     crop_size: int = 256
@@ -49,7 +49,7 @@ def import_generator(
 ) -> tuple[Architecture, Generator, ImageEncoder | None]:
     """Read the files into float32 modules in evaluation mode.
 
-    Raises UserError that lists every key that is missing, left over or of the wrong shape.
+    Raises UserError, which lists every key that is missing, left over or of the wrong shape.
     """
     state = read_checkpoint(path)
     arch = _architecture(path, state, options, has_encoder=encoder_path is not None)
@@ -71,7 +71,7 @@ def import_generator(
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict of a file. Raises UserError that names every entry that is no plain, finite tensor."""
+    """Read the state dict of a file. Raises UserError, which names every entry that is not a plain, finite tensor."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
@@ -80,7 +80,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         holds = "it holds more than tensors" if isinstance(e, pickle.UnpicklingError) else "it cannot be read"
         raise UserError(
             f"{path}: not a plain PyTorch state dict: {holds}",
-            hint="a file that needs code to run is refused; damaged ones have to be fetched again",
+            hint="files that would execute code are refused; download damaged ones again",
         ) from e
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path}: not a state dict (a mapping of names to tensors)")
@@ -91,14 +91,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         elif not torch.isfinite(value).all():
             problems.append(f"{name}: holds numbers that are not finite")
         elif name.endswith(("weight_u", "weight_v")) and not value.any():
-            problems.append(f"{name}: all zero, so that the weight's norm is")
+            problems.append(f"{name}: all zero, which makes the spectral norm zero")
     if problems:
         raise UserError(f"{path}: damaged", problems=problems)
     return {str(k): v for k, v in state.items()}
 
 
 def _architecture(path: Path, state: Mapping[str, Tensor], options: NVlabsOptions, has_encoder: bool) -> Architecture:
-    """Read off the keys what they tell; take the rest from the options."""
+    """Derive the architecture from the keys as far as possible, and from the options otherwise."""
     match = NORM_OPTION.match(options.norm)
     if match is None:
         raise UserError(
@@ -114,8 +114,8 @@ def _architecture(path: Path, state: Mapping[str, Tensor], options: NVlabsOption
     linear = fc.ndim == 2
     if has_encoder and not linear:
         raise UserError(
-            f"{path}: a generator of latent map, which no encoder goes with (fc.weight is a convolution)",
-            hint="leave --encoder out",
+            f"{path}: a generator with latent = map, which takes no encoder (fc.weight is a convolution)",
+            hint="omit --encoder",
         )
     upsampling: Upsampling = "most" if any(k.startswith("up_4.") for k in state) else options.upsampling
     down = 1 << UPSAMPLES[upsampling]
@@ -148,7 +148,7 @@ def _architecture(path: Path, state: Mapping[str, Tensor], options: NVlabsOption
 
 
 def _generator_names(arch: Architecture) -> dict[str, tuple[str, ...]]:
-    """Our tensor -> theirs; two of theirs are stacked into one of ours. Prefix "*" means spectrally normalized."""
+    """Map our tensors to theirs; two of theirs are stacked into one of ours. Prefix "*" means spectrally normalized."""
     names: dict[str, tuple[str, ...]] = {}
     for leaf in ("weight", "bias"):
         names[f"fc.{leaf}"] = (f"fc.{leaf}",)
@@ -185,7 +185,7 @@ def _load(
     spectral: bool,
     path: Path,
 ) -> list[str]:
-    """Fill the module from their tensors; returns every key that is missing, misshapen or left over."""
+    """Fill the module from their tensors; return every key that is missing, left over or of the wrong shape."""
     left = {k for k in state if not k.endswith("num_batches_tracked")}
     expected = module.state_dict()
     problems, found = [], {}
@@ -212,7 +212,7 @@ def _load(
 
 
 def _shapes(name: str, shape: list[int], spectral: bool) -> dict[str, list[int]]:
-    """Their keys of one tensor and the shapes they must have; a spectrally normalized one has three."""
+    """Return their keys for one tensor, with the expected shapes; a spectrally normalized one has three."""
     key = name.removeprefix("*")
     if key == name or not spectral:
         return {key: shape}
@@ -221,7 +221,7 @@ def _shapes(name: str, shape: list[int], spectral: bool) -> dict[str, list[int]]
 
 
 def _effective(weight: Tensor, u: Tensor | None = None, v: Tensor | None = None) -> Tensor:
-    """The weight, divided by u^T W v where there are the stored u and v (in float64)."""
+    """Return the weight, divided by u^T W v (in float64) if u and v are given."""
     if u is None or v is None:
         return weight.float()
     w = weight.double()

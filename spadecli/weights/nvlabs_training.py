@@ -1,4 +1,4 @@
-"""NVlabs checkpoints as the start of a training: what their keys tell of the options, and the discriminator."""
+"""NVlabs checkpoints as the start of training: options derived from their keys, and the discriminator."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FIRST_CONV = "head_0.norm_0.mlp_shared.0.weight"
 
 
 class Beside(NamedTuple):
-    """Files of the same epoch beside a generator's, None where there are none."""
+    """Encoder and discriminator files of the same epoch beside a generator's; None if missing."""
 
     encoder: Path | None
     discriminator: Path | None
 
 
 def files_beside(generator: Path) -> Beside:
-    """``latest_net_E.pth`` and ``latest_net_D.pth`` for ``latest_net_G.pth``."""
+    """Find ``latest_net_E.pth`` and ``latest_net_D.pth`` beside ``latest_net_G.pth``."""
     match = GENERATOR_NAME.match(generator.name)
     if match is None:
         return Beside(None, None)
@@ -36,7 +36,7 @@ def files_beside(generator: Path) -> Beside:
 
 
 def semantic_channels(path: Path) -> int:
-    """Channels of the map that a generator was trained on. Raises UserError where it is no SPADE generator."""
+    """Return the semantic channels that a generator was trained on. Raises UserError if it is not a SPADE generator."""
     state = read_checkpoint(path)
     if FIRST_CONV not in state or state[FIRST_CONV].ndim != 4:
         hint = "give the generator's file (NAME_net_G.pth); encoder and discriminator are found beside it"
@@ -45,9 +45,10 @@ def semantic_channels(path: Path) -> int:
 
 
 def options_for(path: Path, labels: LabelSpace, wanted: Architecture) -> NVlabsOptions:
-    """The options of a generator as far as its keys tell; the aspect and the kind of upsampling are ``wanted``'s.
+    """Derive a generator's options from its keys; the aspect and the kind of upsampling are those of ``wanted``.
 
-    The crop size is told by the first layer where that is linear, else it leaves no trace and is ``wanted``'s.
+    The crop size follows from the first layer if that is linear; otherwise it leaves no trace and is that of
+    ``wanted``.
     """
     state = read_checkpoint(path)
     height, width = wanted.size
@@ -66,9 +67,9 @@ def options_for(path: Path, labels: LabelSpace, wanted: Architecture) -> NVlabsO
 
 
 def import_discriminator(path: Path, channels: int) -> tuple[DiscriminatorSection, dict[str, Tensor]]:
-    """Shape and tensors of our discriminator from ``NAME_net_D.pth``, trained on maps of ``channels``.
+    """Read our discriminator's shape and tensors from ``NAME_net_D.pth``, trained on ``channels`` semantic channels.
 
-    Raises UserError that lists every key that is missing, left over or of the wrong shape.
+    Raises UserError, which lists every key that is missing, left over or of the wrong shape.
     """
     state = read_checkpoint(path)
     scales = len({k.split(".")[0] for k in state if k.startswith("discriminator_")})
@@ -91,7 +92,7 @@ def import_discriminator(path: Path, channels: int) -> tuple[DiscriminatorSectio
 
 
 def _names(scale: int) -> Mapping[str, str]:
-    """Their keys of one scale -> ours. Theirs count from the full resolution down, as ours do."""
+    """Map their keys of one scale to ours. Both count scales from the full resolution down."""
     theirs, ours = f"discriminator_{scale}", f"scales.{scale}.layers"
     names = {f"{theirs}.model{i}.0.{leaf}": f"{ours}.{i}.{leaf}" for i in (0, 4) for leaf in ("weight", "bias")}
     for i in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""The published NVlabs models: their options and label spaces, which their files do not hold."""
+"""The published NVlabs models: their options and label spaces, which their files do not contain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Preset = Literal["coco", "ade20k", "cityscapes", "facades"]
 
 @dataclass(frozen=True)
 class Published:
-    """Options that a published model was trained with; ``recipe`` has the names and colours of its classes."""
+    """Options that a published model was trained with. recipe: the recipe with the names and colours of its classes."""
 
     num_classes: int
     dont_care: bool
@@ -26,8 +26,7 @@ class Published:
     recipe: str = ""
 
 
-# the published models' options: channels 184, 151, 36 and 13 (specification of the reference implementation);
-# names and colours come from the recipe
+# semantic channels: 184, 151, 36 and 13, as in the published code
 PRESETS: dict[Preset, Published] = {
     "coco": Published(182, dont_care=True, instance=True, recipe="coco-stuff"),
     "ade20k": Published(150, dont_care=True, instance=False, recipe="ade20k"),
@@ -39,12 +38,12 @@ PRESETS: dict[Preset, Published] = {
 
 
 def published_labels(published: Published) -> LabelSpace:
-    """The recipe's label space, with every file value that the published code takes."""
+    """Return the recipe's label space, with every file value that the published code accepts."""
     labels = load_recipe(find_recipe(published.recipe)).recipe.labels
     if not published.dont_care:
         return labels
-    # there 255 becomes the channel after num_classes: COCO-Stuff's unlabeled, but ADE20K's last class (its files
-    # have 0 for unknown, and no 255)
+    # the published code maps 255 to the channel after num_classes: COCO-Stuff's unlabeled, but ADE20K's last class
+    # (ADE20K's files use 0 for unknown, and never 255)
     channel = published.num_classes
     last = labels.classes[channel]
     values = tuple(dict.fromkeys((*last.values, 255)))

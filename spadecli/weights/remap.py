@@ -1,10 +1,10 @@
-"""Weights of one label space as the start of another: classes are carried by name, everything else as it is.
+"""Carrying weights over to another label space: classes are matched by name, all other weights stay as they are.
 
-Only what sees the map has a slice for each class: the first convolution of every SPADE layer, the generator's first
-layer where it reads the map, and the discriminator's first convolutions. There a class that both label spaces have
-takes its slice along, a new one keeps what initialization gave it, and one that is no longer there is dropped. On
-masks of carried classes alone the function stays the same (with conditioning "concat" only where none is dropped:
-plain norms also count the classes that are not there).
+Only layers that see the semantic map have a slice per class: the first convolution of every SPADE layer, the
+generator's first layer if its input is the map, and the discriminator's first convolutions. There a class of both label
+spaces keeps its slice, a new class keeps its initial values, and a class missing from the new label space is dropped.
+On masks of carried classes alone the function stays the same (with conditioning "concat" only if no class is dropped,
+as its norms include the channels of absent classes).
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from ..model.discriminator import AnyDiscriminator
 from ..model.generator import Generator
 
 SHOWN = 8
-BRIDGED = ("size", "latent", "spectral_norm", "encoder_grid")  # of an architecture: may differ, the last in part
+BRIDGED = ("size", "latent", "spectral_norm", "encoder_grid")  # fields that may differ, some with restrictions
 
 
 @dataclass(frozen=True)
 class ClassTransfer:
-    """Which input channel becomes which: ``carried`` pairs (old, new) of semantic channels, edges included.
+    """The match of two label spaces.
 
-    new, dropped: names without a counterpart. renamed: "old -> new" where the two are not called the same.
+    carried: pairs (old, new) of semantic channels, including edges. names: the carried classes' new names.
+    new, dropped: names without a counterpart. renamed: "old -> new" for classes carried under another name.
     """
 
     carried: tuple[tuple[int, int], ...]
@@ -47,7 +48,7 @@ class ClassTransfer:
 
     @property
     def lines(self) -> list[str]:
-        """What becomes of the classes, for people."""
+        """The match as lines of text."""
         if self.is_identity and not self.renamed:
             return ["classes: all carried"]
         lines = []
@@ -57,17 +58,17 @@ class ClassTransfer:
 
 
 class Place(NamedTuple):
-    """Where a tensor has its slices of the semantic channels: from ``offset`` on in dimension ``dim``."""
+    """The position of the semantic channels in a tensor: from ``offset`` on in dimension ``dim``."""
 
     dim: int
     offset: int
 
 
 def match_classes(old: LabelSpace, new: LabelSpace) -> ClassTransfer:
-    """Pair the channels of two label spaces.
+    """Match the channels of two label spaces.
 
-    By name, exactly; then by name but for case, spaces, "-" and "_"; then unknown with unknown, whatever they are
-    called. Edge channels belong together.
+    Classes are matched by exact name; then by name regardless of case, spaces, "-" and "_"; then unknown with unknown,
+    whatever their names. Edge channels match each other.
     """
     old_channel = {c.name: i for i, c in enumerate(old.classes)}
     new_channel = {c.name: i for i, c in enumerate(new.classes)}
@@ -97,12 +98,12 @@ def match_classes(old: LabelSpace, new: LabelSpace) -> ClassTransfer:
 
 
 def generator_places(generator: Generator) -> dict[str, Place]:
-    """The generator's tensors that have a slice per semantic channel."""
+    """Return the generator's tensors that have a slice per semantic channel, and where."""
     arch, names = generator.arch, generator.state_dict().keys()
     places = {name: Place(1, 0) for name in names if name.endswith(".shared.weight")}
     if not arch.uses_z:
         places["fc.weight"] = Place(1, 0)
-    if generator.concat_input:  # the map follows the features into the first block
+    if generator.concat_input:  # the semantic channels follow the features in the first block's input
         for name in names:
             if re.match(r"blocks\.0\.norm_[0s]\.norm\.(weight|bias|running_mean|running_var)$", name):
                 places[name] = Place(0, 16 * arch.ngf)
@@ -124,9 +125,9 @@ def remap_classes(
     channels: tuple[int, int],
     transfer: ClassTransfer,
 ) -> dict[str, Tensor]:
-    """``old`` tensors as tensors of the new label space.
+    """Convert ``old`` tensors to the new label space.
 
-    fresh: freshly initialized tensors of the new network. channels: semantic channels (old, new).
+    fresh: initial tensors of the new network. channels: numbers of semantic channels (old, new).
     """
     carried = dict(old)
     if transfer.is_identity:
@@ -149,11 +150,11 @@ def remap_classes(
 def differences(
     old: Architecture, new: Architecture, old_d: DiscriminatorSection | None, new_d: DiscriminatorSection
 ) -> list[str]:
-    """Every difference of two sets of networks that no start can bridge, as "key: old -> new".
+    """Return every difference that rules out starting the new networks from the old ones, as "key: old -> new".
 
-    The training size may differ; noise and encoder are the same generator, with or without an encoder beside it; an
-    encoder without a grid starts one with it.
-    old_d: None where there is no discriminator to start from.
+    The training size may differ; latents "noise" and "encoder" have the same generator, without or with an encoder; an
+    encoder with a grid can start from one without.
+    old_d: None if there is no discriminator to start from.
     """
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     keys = [key for key in after if key not in BRIDGED and before[key] != after[key]]

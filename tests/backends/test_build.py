@@ -145,7 +145,7 @@ def test_profiles_and_targets_reach_the_builder():
 def test_targets_are_checked_before_any_work(monkeypatch, tmp_path):
     monkeypatch.setattr("spadecli.backends.onnx_export.export", lambda *_: pytest.fail("the work has begun"))
     for options, words in [
-        ({"targets": ("sm10", "sm86")}, r"--target sm10: .* knows sm75, .*sm120"),
+        ({"targets": ("sm10", "sm86")}, r"--target sm10: .* supports sm75, .*sm120"),
         ({"targets": ("sm75", "sm86"), "precision": "bf16"}, "--target sm75: these GPUs have no bf16"),
     ]:
         with pytest.raises(UserError, match=words):
@@ -153,7 +153,7 @@ def test_targets_are_checked_before_any_work(monkeypatch, tmp_path):
     check_targets("tensorrt-rtx", ("sm80",), "bf16")
     without = SimpleNamespace(__version__="10.9", IBuilderConfig=SimpleNamespace)
     monkeypatch.setattr(building, "load_runtime", lambda kind: without)
-    with pytest.raises(UserError, match="GPU at hand alone"):
+    with pytest.raises(UserError, match="only for the GPU of this machine"):
         check_targets("tensorrt", ("sm86",), "fp32")
 
 

@@ -117,7 +117,7 @@ def test_an_encoder_of_other_weights_is_refused(there):
 def test_files_in_each_others_places_are_named(there):
     with pytest.raises(UserError, match="an image encoder, which renders nothing") as e:
         spadecli.open_backend("out/encoder/w.onnx")
-    assert e.value.hint == "name its generator: out/w.onnx"
+    assert e.value.hint == "give its generator: out/w.onnx"
     shutil.copy("out/w.onnx", "out/encoder/w.onnx")
     with pytest.raises(UserError, match="stale or foreign") as e:
         spadecli.open_backend("out/w.onnx")

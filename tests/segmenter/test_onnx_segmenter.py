@@ -73,12 +73,12 @@ def test_classes_that_do_not_fit(tmp_path):
     path = sidecar(model(tmp_path / "m.onnx", classes=2))
     with pytest.raises(UserError, match="do not fit") as e:
         open_segmenter(path, "cpu", labels=LABELS)
-    assert "'2' is no class of the model" in e.value.problems[0]
+    assert "'2' is not a class of the model" in e.value.problems[0]
     sidecar(path, 'names = ["red"]')
     with pytest.raises(UserError, match="1 names, but"):
         open_segmenter(path, "cpu", labels=LABELS)
 
 
 def test_without_an_output_of_features(tmp_path):
-    with pytest.raises(UserError, match="no output is called 'features'"):
+    with pytest.raises(UserError, match="has no output 'features'"):
         open_segmenter(sidecar(model(tmp_path / "m.onnx")), "cpu", labels=LABELS).features(IMAGES)

@@ -71,7 +71,7 @@ def test_wrong_sources_are_named(weights, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="not a readable"):
         open_segmenter(tmp_path / "broken.safetensors")
-    with pytest.raises(UserError, match="classes of its own card"):
+    with pytest.raises(UserError, match="predicts the classes in its card"):
         open_segmenter(weights, mapping=tmp_path / "map.toml")
 
 
@@ -104,7 +104,7 @@ def test_a_folder_of_predicted_label_maps(tmp_path):
 def test_predicted_label_maps_need_a_label_space_and_its_values(tmp_path):
     folder = tmp_path / "maps"
     folder.mkdir()
-    with pytest.raises(UserError, match="which label space"):
+    with pytest.raises(UserError, match="the label space of these label maps is not known"):
         open_segmenter(folder)
     with pytest.raises(UserError, match="no label maps"):
         open_segmenter(folder, labels=LABELS)

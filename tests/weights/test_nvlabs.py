@@ -153,7 +153,7 @@ def test_options_that_do_not_apply_are_refused(tmp_path):
     assert "weights_only" not in str(e.value)
     coco = parity("coco") / "latest_net_G.pth"
     encoder = parity("facades_vae") / "latest_net_E.pth"
-    with pytest.raises(UserError, match="no encoder goes with"):
+    with pytest.raises(UserError, match="takes no encoder"):
         convert(ConvertOptions(coco, tmp_path / "x.safetensors", encoder, **FLAGS["coco"]))
 
 

@@ -248,7 +248,7 @@ def test_nan_features_are_named(options: ScoreOptions, tmp_path: Path) -> None:
     extractor = save(tmp_path / "nan.pt", NanOnBlack())
     with pytest.raises(UserError, match="1 of 4 pictures cannot be scored") as e:
         run(options, real=tmp_path / "photos", extractor=extractor)
-    assert "b.png: nan answers with features that are not finite" in e.value.problems[0]
+    assert "b.png: nan returns features that are not finite" in e.value.problems[0]
 
 
 def test_the_page_shows_classes_confusion_and_pictures(options: ScoreOptions) -> None:
