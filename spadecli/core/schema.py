@@ -7,6 +7,7 @@ the errors that pydantic finds field by field; :func:`describe_errors` turns bot
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -71,7 +72,7 @@ def describe_errors(
     """
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or model.__name__.lower()
+        key = ".".join(str(part) for part in item["loc"] if part != "[key]") or model.__name__.lower()
         source = source_of(sources or {}, key)
         origin = "" if source == "default" else f" [{source}]"
         if item["type"] == "extra_forbidden":
@@ -81,9 +82,35 @@ def describe_errors(
         else:
             value = item["input"]
             shown = "" if isinstance(value, dict | list | tuple | BaseModel) else f" (found {value!r})"
-            text = "expected a table" if item["type"] == "model_type" else item["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {text}{shown}{origin}")
+            lines.append(f"{key}: {_in_plain_words(item['msg'])}{shown}{origin}")
     return lines
+
+
+# pydantic's wording -> ours; the first pattern that matches counts
+WORDS = (
+    (r"Value error, ", ""),
+    (r"Input should be a valid (tuple|list|set)$", "expected a list"),
+    (r"Input should be a valid integer.*", "expected a whole number"),
+    (r"Input should be a valid number.*", "expected a number"),
+    (r"Input should be a valid string", "expected text"),
+    (r"Input should be a valid boolean.*", "expected true or false"),
+    (r"Input should be a valid dictionary.*", "expected a table"),
+    (r"Input should be greater than or equal to ", "expected at least "),
+    (r"Input should be greater than ", "expected more than "),
+    (r"Input should be less than or equal to ", "expected at most "),
+    (r"Input should be ", "expected "),
+    (r"(Tuple|List|String) should have at least 1 (item|character).*", r"expected at least one \2"),
+    (r"(Tuple|List|String) should have at least (\d+) (item|character)s?.*", r"expected at least \2 \3s"),
+    (r"(Tuple|List|String) should have at most (\d+) (item|character)s?.*", r"expected at most \2 \3s"),
+    (r"String should match pattern ", "expected text that matches "),
+)
+
+
+def _in_plain_words(message: str) -> str:
+    for pattern, words in WORDS:
+        if re.match(pattern, message):
+            return re.sub(pattern, words, message, count=1)
+    return message
 
 
 def source_of(sources: Mapping[str, str], key: str) -> str:

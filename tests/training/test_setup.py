@@ -169,8 +169,8 @@ stepz = 3
         "file values [0] belong to two classes",
         "unknown = 'zz'",
         "model: expected a table",
-        "train.batch: Input should be greater than or equal to 1 (found 0)",
-        "train.lr_g: Input should be a finite number",
+        "train.batch: expected at least 1 (found 0)",
+        "train.lr_g: expected a finite number",
         "train.stepz: unknown key (did you mean 'train.steps'?)",
         "either steps or epochs",
     ):
