@@ -1,4 +1,4 @@
-# make setup, test, lint, demo: everything runs from .venv, which `setup` makes.
+# make setup, test, lint, demo: everything runs from .venv, which `setup` creates.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,33 +8,33 @@ BIN := .venv/bin
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.ready ## make .venv and install pinned dependencies; a second call does nothing
+setup: .venv/.ready ## create .venv and install pinned dependencies; does nothing if it is up to date
 
 .venv/.ready: pyproject.toml constraints.txt
 	@PYTHON="$(PYTHON)" sh .ci/setup
 	@touch $@
 
-demo: setup ## example masks to photographs with the shipped weights, and a gallery
+demo: setup ## render example masks with the shipped weights, with a gallery
 	$(BIN)/spade examples
 	$(BIN)/spade render masks/ --samples 4
 
-test: setup ## the whole test suite, packaging and browser included
+test: setup ## run the whole test suite, including packaging and browser tests
 	$(BIN)/python -m pytest -m "not gpu"
 
-test-gpu: setup ## the tests that need a CUDA device
+test-gpu: setup ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-lint: setup ## ruff, mypy strict, the import contract
+lint: setup ## run ruff, mypy (strict) and the import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## speed of rendering, plain and fast, and of the whole command; half an hour
+bench: setup ## measure rendering: plain and fast, tiles, the whole command; takes half an hour
 	$(BIN)/python tests/bench/bench_render.py
 	$(BIN)/python tests/bench/bench_tiles.py
 
-bench-gpu: setup ## the rows that need a CUDA device: rendering, training, ONNX Runtime and TensorRT
+bench-gpu: setup ## measure what needs a CUDA device: rendering, training, ONNX Runtime and TensorRT
 	$(BIN)/python tests/bench/bench_render.py gpu
 	$(BIN)/python tests/bench/bench_training.py
 	$(BIN)/python tests/bench/bench_backends.py

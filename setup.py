@@ -1,6 +1,6 @@
-"""Build hooks: a wheel carries ``recipes/`` and ``weights/`` as ``spadecli/shipped/``, and kernels are compiled.
+"""Build hooks: copy ``recipes/`` and ``weights/`` into a wheel as ``spadecli/shipped/``, and compile the kernels.
 
-The kernels are optional: without a compiler the installation goes on without them, and spade computes with torch.
+The kernels are optional: without a compiler they are skipped, and spade computes with torch.
 """
 
 import platform
@@ -12,19 +12,19 @@ from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 SHIPPED = {"recipes": ("*.toml",), "weights": ("*.safetensors", "*.h5", "examples/*/*.png")}
-# name of a build -> instruction set; native.py loads the best that the machine it runs on has
+# name of a build -> compiler flags of its instruction set; native.py loads the best for the machine
 BUILDS = {"base": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     BUILDS = {"base": [], "v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4"]}
-# compiled for OpenMP, but linked without its library: the threads are those of the torch that loads the kernels
+# compiled for OpenMP but not linked with its library, as the kernels run in torch's OpenMP threads
 OPENMP = ["-Xpreprocessor", "-fopenmp"] if sys.platform == "darwin" else ["-fopenmp"]
 
 
 class BuildWithShipped(build_py):
-    """Copy what is shipped beside the code; an editable install reads it from the clone instead."""
+    """Add the shipped files to a build; an editable install reads them from the clone instead."""
 
     def run(self) -> None:
-        """Build the modules, then add the shipped files."""
+        """Build the modules, then copy the shipped files."""
         super().run()
         if self.editable_mode:
             return
@@ -38,8 +38,8 @@ class BuildWithShipped(build_py):
 
 
 def kernels() -> list[Extension]:
-    """One library for each instruction set, all from the same source."""
-    if sys.platform == "win32":  # not tried there
+    """Return one library per instruction set, all from the same source."""
+    if sys.platform == "win32":  # not tested there
         return []
     return [
         Extension(

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 class OnnxBackend:
     """See :class:`spadecli.backends.base.Backend`. The image size is fixed in the file."""
 
-    def __init__(
-        self, record: Record, device: str, generator: bytes | str, encoder: bytes | str | None, note: str = ""
-    ) -> None:
+    def __init__(self, record: Record, device: str, generator: bytes | str, encoder: bytes | str | None) -> None:
         self.card = record.card
         self.path = record.path
         self.fixed_size: Size | None = record.card.architecture.size
@@ -35,7 +33,6 @@ class OnnxBackend:
         self.device, self._providers = _providers(device)
         self._generator: Any = _session(generator, self._providers, record, "generator")
         self._encoder_source, self._encoder, self._record = encoder, None, record
-        self.note = note
 
     def run(
         self, labels: NDArray[np.uint8], edges: NDArray[np.uint8] | None, z: NDArray[np.float32] | None
@@ -92,13 +89,11 @@ def open_file(path: Path, device: str) -> OnnxBackend:
     return OnnxBackend(record, device, str(path), str(encoder.path) if encoder else None)
 
 
-def open_models(
-    record: Record, generator: onnx.ModelProto, encoder: onnx.ModelProto | None, device: str = "cpu"
-) -> OnnxBackend:
-    """Open graphs in memory as a backend."""
+def open_models(record: Record, generator: onnx.ModelProto, encoder: onnx.ModelProto | None) -> OnnxBackend:
+    """Open graphs in memory as a backend on the CPU."""
     require("onnxruntime", "onnxruntime")
     return OnnxBackend(
-        record, device, generator.SerializeToString(), encoder.SerializeToString() if encoder is not None else None
+        record, "cpu", generator.SerializeToString(), encoder.SerializeToString() if encoder is not None else None
     )
 
 

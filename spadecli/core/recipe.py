@@ -288,9 +288,9 @@ def shipped_dir(what: str) -> Path:
     return (base if base.is_dir() else package.parent) / what
 
 
-def shipped_weights(name: str = "facades") -> Path:
-    """Return the file of the shipped weights called ``name``."""
-    return shipped_dir("weights") / f"{name}.safetensors"
+def shipped_weights() -> Path:
+    """Return the file of the shipped generator weights."""
+    return shipped_dir("weights") / "facades.safetensors"
 
 
 def shipped_examples(name: str = "facades") -> dict[str, Path]:

@@ -18,7 +18,7 @@ from ..core.seeds import sample_seed, sample_z
 from ..weights.card import Card
 
 ACTIVE_NATS = 0.01  # a dimension with less KL says nothing about the photo
-NUM_SAMPLES = 8
+NUM_SAMPLES = 8  # per mask
 PHOTOS_PER_CALL = 16
 
 
@@ -96,31 +96,28 @@ class Match:
 
 
 def style_usage(
-    network: StyledNetwork,
-    labels: NDArray[np.uint8],
-    photos: NDArray[np.float32] | None = None,
-    num_samples: int = NUM_SAMPLES,
+    network: StyledNetwork, labels: NDArray[np.uint8], photos: NDArray[np.float32] | None = None
 ) -> StyleUsage:
     """Measure an open backend on label maps uint8 [M,H,W] (file values) and photos float32 [N,3,H,W] in [-1,1].
 
-    Renders M x num_samples images, one mask at a time, with edge channels of zeros. Without photos the encoder is not
-    measured.
-    Raises UserError if the weights use no z, or if there are fewer than 2 masks or samples.
+    Renders NUM_SAMPLES images per mask, one mask at a time, with edge channels of zeros. Without photos the encoder is
+    not measured.
+    Raises UserError if the weights use no z, or if there are fewer than 2 masks.
     """
     card = network.card
     if not card.architecture.uses_z:
         raise UserError(f"weights {card.name!r} use no style code (latent = map), so there is nothing to measure")
     z_dim = card.architecture.z_dim
-    z = np.stack([sample_z(sample_seed(0, "style", i), z_dim) for i in range(num_samples)])
+    z = np.stack([sample_z(sample_seed(0, "style", i), z_dim) for i in range(NUM_SAMPLES)])
     share = variance_share(network.run(mask[None], None, z) for mask in labels)
     if photos is None:
-        return StyleUsage(z_dim, len(labels), num_samples, share)
+        return StyleUsage(z_dim, len(labels), NUM_SAMPLES, share)
     mu, logvar = encode_all(network, photos)
     kl = np.sort(kl_per_dimension(mu, logvar))[::-1]
     return StyleUsage(
         z_dim=z_dim,
         num_masks=len(labels),
-        num_samples=num_samples,
+        num_samples=NUM_SAMPLES,
         z_share=share,
         num_photos=len(mu),
         kl=tuple(kl.tolist()),

@@ -31,11 +31,6 @@ class Window:
     bottom: int
     right: int
 
-    @property
-    def area(self) -> int:
-        """The area in pixels."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
     def of(self, x: Map, step: int = 1) -> Map:
         """Cut the window out of a map [..,H,W], or of one ``step`` times as large in each direction, subsampled."""
         rows = slice(self.top * step, self.bottom * step, step)
@@ -114,22 +109,6 @@ def find_tiles(arch: Architecture, size: Size, tile: int) -> list[Tile]:
 def whole_tile(arch: Architecture, size: Size) -> Tile:
     """Return one tile that is the whole image of ``size``."""
     return find_tiles(arch, size, max(size))[0]
-
-
-def overhead(arch: Architecture, tiles: list[Tile], size: Size) -> float:
-    """Return the work of the tiles relative to that of the whole image, counted in 3x3 convolutions."""
-    work = whole = 0.0
-    for i, cost in enumerate(_costs(arch)):
-        pixels = (size[0] // tiles[0].steps[i]) * (size[1] // tiles[0].steps[i])
-        whole += cost * pixels
-        work += cost * sum(tile.blocks[i].area for tile in tiles)
-    return work / whole
-
-
-def _costs(arch: Architecture) -> list[int]:
-    """Return the cost of a pixel in each block, as products of channel counts."""
-    widths = arch.widths
-    return [min(fin, fout) * (fin + fout) for fin, fout in zip([16 * arch.ngf, *widths], widths, strict=False)]
 
 
 def _split(cells: int, most: int) -> list[tuple[int, int]]:

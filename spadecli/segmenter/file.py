@@ -48,13 +48,13 @@ def read_segmenter_card(path: Path) -> SegmenterCard:
         raise UserError(message, problems=describe_errors(e, SegmenterCard)) from e
 
 
-def save_segmenter(path: Path, card: SegmenterCard, state: Mapping[str, Tensor], half: bool = True) -> None:
-    """Write a network's state and card atomically; ``half``: as float16, except batch-norm statistics."""
+def save_segmenter(path: Path, card: SegmenterCard, state: Mapping[str, Tensor]) -> None:
+    """Write a network's state and card atomically, as float16 except for batch-norm statistics."""
     import torch
     from safetensors.torch import save_file
 
     def stored(name: str, value: Tensor) -> Tensor:
-        keep = not half or "running_" in name
+        keep = "running_" in name
         return value.detach().cpu().to(torch.float32 if keep else torch.float16).contiguous()
 
     tensors = {f"segmenter.{n}": stored(n, v) for n, v in state.items() if not n.endswith("num_batches_tracked")}

@@ -27,6 +27,7 @@ from ..store.atomic import part_file, write_bytes
 
 ROWS = 6
 SAMPLES = 4
+GAP = 4  # pixels between images
 CURVES = (
     ("generator", tuple(GENERATOR_TERMS)),
     ("discriminator", ("d_fake", "d_real")),
@@ -96,14 +97,14 @@ def photo_tensor(photo: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(photo_values(photo))[None]
 
 
-def save_grid(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path, gap: int = 4) -> None:
+def save_grid(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path) -> None:
     """Write equally sized images [H,W,3] as a PNG grid on white."""
     h, w = rows[0][0].shape[:2]
     columns = max(len(row) for row in rows)
-    canvas = np.full((len(rows) * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
+    canvas = np.full((len(rows) * (h + GAP) - GAP, columns * (w + GAP) - GAP, 3), 255, np.uint8)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
-            canvas[r * (h + gap) : r * (h + gap) + h, c * (w + gap) : c * (w + gap) + w] = image
+            canvas[r * (h + GAP) : r * (h + GAP) + h, c * (w + GAP) : c * (w + GAP) + w] = image
     buffer = BytesIO()
     Image.fromarray(canvas).save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
