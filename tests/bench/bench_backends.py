@@ -7,8 +7,8 @@ coco: the paper's settings for COCO-Stuff at 256x256 with random weights (latent
 Transfer to and from the device is in every figure; a column tells the same with PNG writing (in the same thread).
 Rows that need a device or a package that this machine lacks are left out. Ratios are to torch eager fp32 and to torch
 bf16 channels-last, "-" without that row; the share of the peak is of the row's own precision.
---markdown prints the table of the README too. On a machine that does something else at the
-same time a warning says so: such figures are too low, and are not to be quoted.
+--markdown prints a Markdown table too. On a machine that does something else at the same time a warning says so: such
+figures are too low, and are not to be quoted.
 """
 
 from __future__ import annotations
