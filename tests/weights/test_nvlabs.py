@@ -37,7 +37,8 @@ def converted(name: str, folder: Path, **more) -> Path:
     return convert(options).path
 
 
-@pytest.mark.parametrize(("form", "bound"), [("plain", 1e-5), ("auto", 5e-5)])
+# the reference's outputs are float32 of an AVX-512 machine; with AVX2 convolutions round otherwise, to 1.2e-5
+@pytest.mark.parametrize(("form", "bound"), [("plain", 2e-5), ("auto", 5e-5)])
 @pytest.mark.parametrize("name", FLAGS)
 def test_images_and_style_codes_are_the_reference_s(name, form, bound, tmp_path):
     told = json.loads((parity(name) / "options.json").read_text())
