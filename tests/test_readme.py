@@ -25,7 +25,8 @@ from conftest import ROOT, shared
 from typer.testing import CliRunner
 
 from spadecli.cli.app import COMMANDS, app
-from spadecli.core.recipe import Recipe, find_recipe, load_recipe, shipped_dir, shipped_recipes
+from spadecli.core.recipe import Recipe
+from spadecli.core.recipe_files import find_recipe, load_recipe, shipped_dir, shipped_recipes
 from spadecli.segmenter.class_mapping import read_mapping
 
 GUIDES = ("README.md", "docs/*.md", "recipes/README.md", "weights/README.md")

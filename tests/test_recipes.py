@@ -13,7 +13,8 @@ from PIL import Image
 
 from spadecli.commands.pack.command import PackOptions, pack
 from spadecli.core.errors import UserError
-from spadecli.core.recipe import Recipe, load_recipe, shipped_recipes
+from spadecli.core.recipe import Recipe
+from spadecli.core.recipe_files import load_recipe, shipped_recipes
 from spadecli.core.report import Silent
 from spadecli.data.packed import Packed
 from spadecli.training.memory import estimate_memory

@@ -33,7 +33,7 @@ def examples(
     Example: spade examples
     """
     from ..commands.examples.command import ExamplesOptions, examples
-    from ..core.recipe import shipped_weights
+    from ..core.recipe_files import shipped_weights
 
     options = ExamplesOptions(folder, weights or shipped_weights(), sheet, overwrite, dry_run)
     ui = UI(quiet, verbose, as_json)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import UserError
-from ..core.recipe import Recipe, Resolved, shipped_recipes
+from ..core.recipe import Recipe
+from ..core.recipe_files import Resolved, shipped_recipes
 from .dataset import TrainingSet
 from .split import split_pairs
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
-from ..core.recipe import find_recipe, load_recipe
+from ..core.recipe_files import find_recipe, load_recipe
 from ..core.schema import describe_errors
 
 MAX_LISTED = 12

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ..compute.devices import pick_device
 from ..core.errors import UserError
 from ..core.parallel import num_cores
-from ..core.recipe import Recipe, find_recipe, load_recipe
+from ..core.recipe import Recipe
+from ..core.recipe_files import find_recipe, load_recipe
 from ..data.packed import Packed
 from ..data.training_pairs import open_data
 from ..store.atomic import part_file

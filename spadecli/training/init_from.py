@@ -12,7 +12,8 @@ from torch import Tensor
 from ..core.architecture import Architecture
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
-from ..core.recipe import DiscriminatorSection, Recipe, find_recipe, load_recipe
+from ..core.recipe import DiscriminatorSection, Recipe
+from ..core.recipe_files import find_recipe, load_recipe
 from ..model.encoder import add_grid
 from ..model.generator import resize_start
 from ..store.h5 import file_sha256

@@ -9,7 +9,8 @@ import torch
 
 from ..core.errors import BackendUnavailable, UserError
 from ..core.ranks import Ranks
-from ..core.recipe import Recipe, Resolved, find_recipe, load_recipe, recipe_difference
+from ..core.recipe import Recipe
+from ..core.recipe_files import Resolved, find_recipe, load_recipe, recipe_difference
 from ..core.report import Report
 from ..core.version import VERSION
 from ..model.perceptual import is_fetched, load_perceptual

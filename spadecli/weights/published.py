@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..core.architecture import Upsampling
 from ..core.labelspace import LabelSpace
-from ..core.recipe import find_recipe, load_recipe
+from ..core.recipe_files import find_recipe, load_recipe
 
 Preset = Literal["coco", "ade20k", "cityscapes", "facades"]
 

@@ -1,4 +1,7 @@
-"""Engines of TensorRT for RTX, built for real from the shipped weights; no GPU is needed to build them."""
+"""Engines of TensorRT for RTX, built for real from the shipped weights; no GPU is needed to build them.
+
+One file, since its tests share the engines that it builds, seconds each.
+"""
 
 import importlib.util
 import json

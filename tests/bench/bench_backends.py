@@ -43,7 +43,7 @@ from spadecli.backends.verify import fixed_inputs  # noqa: E402
 from spadecli.commands.convert.command import ConvertOptions, convert  # noqa: E402
 from spadecli.compute.devices import fp32_math  # noqa: E402
 from spadecli.core.errors import SpadeError  # noqa: E402
-from spadecli.core.recipe import find_recipe, load_recipe, shipped_weights  # noqa: E402
+from spadecli.core.recipe_files import find_recipe, load_recipe, shipped_weights  # noqa: E402
 from spadecli.model.generator import Generator  # noqa: E402
 from spadecli.model.init import initialize  # noqa: E402
 from spadecli.weights.card import Card  # noqa: E402

@@ -24,7 +24,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from spadecli.core.recipe import Recipe, find_recipe, load_recipe  # noqa: E402
+from spadecli.core.recipe import Recipe  # noqa: E402
+from spadecli.core.recipe_files import find_recipe, load_recipe  # noqa: E402
 from spadecli.data.dataset import TrainingSet  # noqa: E402
 from spadecli.data.packed import create_packed  # noqa: E402
 from spadecli.training.run import _loader  # noqa: E402

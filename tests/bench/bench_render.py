@@ -20,6 +20,8 @@ on a CUDA device, only where it is named:
 
 The forms take turns, mask by mask; sums over the masks of the medians are compared. Samples of the plain form are
 rendered one at a time, as "four single images".
+
+One file, since all cases share the comparison and its table.
 """
 
 from __future__ import annotations

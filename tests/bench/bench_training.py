@@ -32,7 +32,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from conftest import shared  # noqa: E402
 
-from spadecli.core.recipe import Recipe, find_recipe, load_recipe  # noqa: E402
+from spadecli.core.recipe import Recipe  # noqa: E402
+from spadecli.core.recipe_files import find_recipe, load_recipe  # noqa: E402
 from spadecli.data.edges import instance_edges  # noqa: E402
 from spadecli.data.masks import (  # noqa: E402
     read_instances,

@@ -14,7 +14,7 @@ from spadecli.commands.examples.command import ExamplesOptions, examples, render
 from spadecli.core.architecture import Architecture
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
-from spadecli.core.recipe import find_recipe, load_recipe, shipped_examples
+from spadecli.core.recipe_files import find_recipe, load_recipe, shipped_examples
 from spadecli.data.masks import read_mask
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize

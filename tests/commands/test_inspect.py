@@ -16,7 +16,7 @@ from spadecli.commands.render.command import RenderOptions, render_with
 from spadecli.core.architecture import Architecture
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
-from spadecli.core.recipe import find_recipe, load_recipe
+from spadecli.core.recipe_files import find_recipe, load_recipe
 from spadecli.core.report import Silent
 from spadecli.data.masks import colorize
 from spadecli.store.run_folder import RunFolder, RunRecord

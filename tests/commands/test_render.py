@@ -1,4 +1,7 @@
-"""Rendering as a whole, with a backend that computes at once."""
+"""Rendering as a whole, with a backend that computes at once.
+
+Long, since it walks through one folder of renders: first run, resuming, other options, damage.
+"""
 
 from __future__ import annotations
 

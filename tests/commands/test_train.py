@@ -15,7 +15,7 @@ from tiny_training import assert_same_weights, make_recipe, options
 
 from spadecli.commands.train.command import TrainOptions, train
 from spadecli.core.errors import UserError
-from spadecli.core.recipe import load_recipe
+from spadecli.core.recipe_files import load_recipe
 from spadecli.data.dataset import TrainingSet
 from spadecli.store.run_folder import RunFolder
 from spadecli.training.run import lr_scale

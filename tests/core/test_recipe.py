@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from spadecli.core.architecture import Architecture
 from spadecli.core.errors import UserError
-from spadecli.core.recipe import find_recipe, load_recipe
+from spadecli.core.recipe_files import find_recipe, load_recipe
 from spadecli.core.schema import describe_errors
 
 BASE = """

@@ -9,7 +9,7 @@ from PIL import Image
 
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
-from spadecli.core.recipe import find_recipe, load_recipe
+from spadecli.core.recipe_files import find_recipe, load_recipe
 from spadecli.data.coco import CocoInstances, decompress, polygons_mask, run_lengths_mask
 from spadecli.data.edges import instance_edges
 from spadecli.data.masks import read_instances, read_mask

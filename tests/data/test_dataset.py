@@ -5,7 +5,7 @@ import torch
 from tiny_training import make_recipe
 
 from spadecli.core.labelspace import LabelSpace
-from spadecli.core.recipe import load_recipe
+from spadecli.core.recipe_files import load_recipe
 from spadecli.data.dataset import StepSampler, TrainingSet
 from spadecli.data.packed import create_packed
 

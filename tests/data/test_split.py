@@ -4,7 +4,7 @@ import pytest
 from tiny_training import make_recipe
 
 from spadecli.core.errors import UserError
-from spadecli.core.recipe import find_recipe, load_recipe
+from spadecli.core.recipe_files import find_recipe, load_recipe
 from spadecli.data.split import split_pairs
 
 NAMES = [f"{i:04d}" for i in range(1, 401)]

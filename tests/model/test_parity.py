@@ -1,7 +1,8 @@
 """Every form in which SPADE is computed is the plain form's function, on the same cases: the layer and the generator.
 
 A new form is one entry of LAYER_FORMS or FORMS. The plain form in float64 is what all are compared with; it is itself
-compared with equation 1 written out.
+compared with equation 1 written out. The file is long since all forms stand side by side, beside the faults that
+each of them must show.
 """
 
 import copy

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from tiny_segmentation import make_recipe
 
-from spadecli.core.recipe import load_recipe
+from spadecli.core.recipe_files import load_recipe
 from spadecli.segmenter.samples import IGNORED, SegmentationSet, jitter_colors, target_table, whole_pair
 
 COLORS = torch.tensor([(200, 60, 60), (60, 200, 60), (60, 60, 200)]) / 255

@@ -11,7 +11,8 @@ from tiny_training import make_recipe, options
 from spadecli.commands.convert.command import ConvertOptions, convert
 from spadecli.commands.train.command import train
 from spadecli.core.errors import UserError
-from spadecli.core.recipe import Recipe, load_recipe
+from spadecli.core.recipe import Recipe
+from spadecli.core.recipe_files import load_recipe
 from spadecli.core.report import Silent
 from spadecli.model.discriminator import Discriminator
 from spadecli.model.init import initialize

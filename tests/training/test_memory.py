@@ -9,7 +9,7 @@ from tiny_training import make_recipe
 from spadecli.compute.devices import device_of_rank
 from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.core.ranks import Ranks
-from spadecli.core.recipe import load_recipe
+from spadecli.core.recipe_files import load_recipe
 from spadecli.training.memory import estimate_memory, memory_advice, out_of_memory
 from spadecli.training.setup import describe_batch
 

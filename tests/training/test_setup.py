@@ -13,7 +13,7 @@ from tiny_training import make_recipe, options
 
 from spadecli.commands.train.command import TrainOptions, train
 from spadecli.core.errors import BackendUnavailable, UserError
-from spadecli.core.recipe import find_recipe, load_recipe
+from spadecli.core.recipe_files import find_recipe, load_recipe
 from spadecli.data.dataset import TrainingSet
 from spadecli.data.packed import create_packed
 from spadecli.data.statistics import ClassCounter, code_counts

@@ -7,7 +7,7 @@ import torch
 from tiny_training import make_recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spadecli.core.recipe import load_recipe
+from spadecli.core.recipe_files import load_recipe
 from spadecli.data.dataset import TrainingSet
 from spadecli.training.step import Trainer
 

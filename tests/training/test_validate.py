@@ -13,7 +13,7 @@ from tiny_training import assert_same_weights, make_recipe, options
 from spadecli.commands.train.command import train
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
-from spadecli.core.recipe import load_recipe
+from spadecli.core.recipe_files import load_recipe
 from spadecli.data.dataset import TrainingSet
 from spadecli.metrics.extractors import Extractor
 from spadecli.metrics.frechet import frechet_distance

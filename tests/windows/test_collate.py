@@ -8,7 +8,7 @@ from tiny_training import make_recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-from spadecli.core.recipe import load_recipe
+from spadecli.core.recipe_files import load_recipe
 from spadecli.data.dataset import TrainingSet
 from spadecli.model import semantic
 from spadecli.model.semantic import SemanticMap

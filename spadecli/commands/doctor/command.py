@@ -14,7 +14,7 @@ from pathlib import Path
 from ...backends.artifact import INSTALL, Runtime
 from ...backends.build import load_runtime
 from ...core.errors import BackendUnavailable
-from ...core.recipe import shipped_dir
+from ...core.recipe_files import shipped_dir
 from ...core.version import VERSION
 
 OPTIONAL = {"tensorboard": ("loss curves in TensorBoard while training", "pip install tensorboard")}

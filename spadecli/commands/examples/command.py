@@ -12,7 +12,7 @@ from PIL import Image
 from ...backends import Backend, open_backend
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace
-from ...core.recipe import find_recipe, load_recipe, shipped_examples, shipped_weights
+from ...core.recipe_files import find_recipe, load_recipe, shipped_examples, shipped_weights
 from ...core.report import Report, Silent
 from ...core.seeds import sample_seed, sample_z
 from ...data.masks import colorize, read_mask

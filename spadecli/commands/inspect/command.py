@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace
-from ...core.recipe import find_recipe, load_recipe, shipped_recipes
+from ...core.recipe_files import find_recipe, load_recipe, shipped_recipes
 from ...core.report import Report, Silent
 from ...data.folder import EXPECTED, Item, scan
 from ...data.masks import MaskFormat

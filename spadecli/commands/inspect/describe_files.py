@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.labelspace import LabelSpace
-from ...core.recipe import find_recipe, load_recipe
+from ...core.recipe_files import find_recipe, load_recipe
 from ...store import h5
 from ...store.manifest import Row
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from ...core.errors import UserError
 from ...core.parallel import map_in_order
-from ...core.recipe import Recipe, find_recipe, load_recipe
+from ...core.recipe import Recipe
+from ...core.recipe_files import find_recipe, load_recipe
 from ...core.report import Report, Silent, count
 from ...core.sizes import Size, format_size
 from ...data.coco import CocoInstances

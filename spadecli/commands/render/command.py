@@ -12,7 +12,7 @@ from typing import Any
 from ...backends import open_backend
 from ...backends.base import Form
 from ...core.errors import PartialFailure, UserError
-from ...core.recipe import shipped_weights
+from ...core.recipe_files import shipped_weights
 from ...core.report import Report, Silent, count
 from ...store import manifest
 from ...store.atomic import remove_parts

@@ -26,7 +26,7 @@ class ChangedMask(UserError):
 class LoadedMask:
     """A mask that is ready to render, and which of its images are still to be made.
 
-    codes: uint8 [H,W] label codes; edges: uint8 [H,W] or None for zeros. Both None where there is nothing left
+    codes: uint8 [H,W] label codes; edges: uint8 [H,W] or None for zeros. Both None if there is nothing left
     to do. row: the manifest's ``mask`` row.
     """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...core.cache import cache_dir
 from ...core.errors import BackendUnavailable, UserError
 from ...core.labelspace import LabelSpace
-from ...core.recipe import shipped_dir
+from ...core.recipe_files import shipped_dir
 from ...core.report import Report
 from ...data.folder import Item
 from ...metrics.extractors import FeatureNetwork, open_extractor

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...core.errors import UserError, refuse
-from ...core.recipe import Resolved, find_recipe, load_recipe
+from ...core.recipe_files import Resolved, find_recipe, load_recipe
 from ...metrics.confusion import Absent
 from ...metrics.features import Resize
 from .presets import PRESETS, LabelResize, Name, Preset

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...core.errors import UserError
-from ...core.recipe import shipped_dir
+from ...core.recipe_files import shipped_dir
 from ...core.sizes import Size, format_size
 from ...store import h5
 from ...weights.file import read_card

@@ -116,7 +116,7 @@ def common_size(sizes: Counter[tuple[int, int]], folder: Path) -> tuple[int, int
 def newest_renders(root: Path = Path()) -> Path:
     """The folder below ``root`` that was rendered to last: ``renders`` or any other with a manifest in it.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     manifests = [p for p in root.glob(f"*/{MANIFEST_NAME}") if p.is_file()]
     if manifests:

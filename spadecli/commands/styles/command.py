@@ -9,7 +9,7 @@ from typing import Any
 
 from ...backends import open_backend
 from ...core.errors import UserError
-from ...core.recipe import shipped_weights
+from ...core.recipe_files import shipped_weights
 from ...core.report import Report, Silent, count
 from ...core.sizes import format_size
 from ...store.h5 import file_sha256

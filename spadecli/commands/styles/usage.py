@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...backends import Backend, open_backend
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace
-from ...core.recipe import shipped_examples
+from ...core.recipe_files import shipped_examples
 from ...core.report import Report
 from ...data.folder import Item
 from ...data.masks import MaskFormat, read_mask, read_photo, resize_codes, resize_photo

@@ -12,7 +12,7 @@ from typing import Any
 from ...backends import open_backend
 from ...backends.base import Form
 from ...core.errors import UserError, refuse
-from ...core.recipe import shipped_weights
+from ...core.recipe_files import shipped_weights
 from ...core.report import Report, Silent, count
 from ...data.folder import scan
 from ...store.h5 import file_sha256

@@ -96,11 +96,11 @@ def _tell(step: int, steps: int, loss: float, trainer: SegmenterTrainer, bar: Ta
         report.note(f"step {step} of {steps}: loss {loss:.3f}", 1)
     if not math.isfinite(loss) or trainer.skipped > TOLD_EVERY // 2:
         raise UserError(
-            f"training diverged before step {step} of {steps}: loss {loss:.3g}, {trainer.skipped} updates left out",
+            f"training diverged before step {step} of {steps}: loss {loss:.3g}, {trainer.skipped} updates skipped",
             hint="lower --lr, or --set train.precision=fp32",
         )
     if trainer.skipped:
-        report.warn(f"step {step}: {trainer.skipped} updates left out, their gradients were not finite")
+        report.warn(f"step {step}: {trainer.skipped} updates skipped: their gradients were not finite")
     trainer.skipped = 0
 
 
