@@ -25,7 +25,7 @@ from .stylize import stylize
 from .train import train
 from .train_segmenter import train_segmenter
 from .ui import print_error
-from .usage import usage_error
+from .usage_errors import usage_error
 
 HELP = """Segmentation masks in, photographs out: the SPADE (GauGAN) model as a batch toolkit.
 

@@ -28,7 +28,7 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxSegmenter:
-    """An ONNX file that follows the contract above; see :class:`.protocol.Segmenter`.
+    """An ONNX file that follows the contract above; see :class:`.interface.Segmenter`.
 
     Raises UserError if the file is damaged, breaks the contract or does not fit the class mapping;
     BackendUnavailable without onnxruntime.

@@ -14,8 +14,8 @@ from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..store.h5 import file_sha256
 from .card import SegmenterCard
+from .interface import Segmenter
 from .predictions import FolderPredictions
-from .protocol import Segmenter
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def _space_of_predictions(path: Path, mapping: Path | None, labels: LabelSpace |
 
 
 class OwnSegmenter:
-    """Weights of ``spade train-segmenter``; see :class:`.protocol.Segmenter`.
+    """Weights of ``spade train-segmenter``; see :class:`.interface.Segmenter`.
 
     Pictures of any size are resized to the card's size (bilinear, antialiased), and the logits back to theirs
     (bilinear) before the best class is chosen. Computed in float32 on any device, and on a CPU one picture at a time,

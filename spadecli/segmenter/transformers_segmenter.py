@@ -26,7 +26,7 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 class TransformersSegmenter:
-    """A semantic segmentation model from a local folder, or from the hub by name; see :class:`.protocol.Segmenter`.
+    """A semantic segmentation model from a local folder, or from the hub by name; see :class:`.interface.Segmenter`.
 
     Pictures are resized (bilinear, antialiased) and normalized as preprocessor_config.json says; by default they keep
     their size, and are normalized with ImageNet's mean and standard deviation. The logits are resized back (bilinear)

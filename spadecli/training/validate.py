@@ -27,8 +27,8 @@ from ..metrics.extractors import Extractor, open_extractor
 from ..metrics.frechet import frechet_distance
 from ..model.generator import Generator
 from ..model.semantic import SemanticMap
+from ..segmenter.interface import Segmenter, match_channels
 from ..segmenter.predictions import FolderPredictions
-from ..segmenter.protocol import Segmenter, match_channels
 from ..segmenter.registry import open_segmenter
 from ..store.feature_cache import FeatureStore
 from ..store.run_folder import RunFolder, append_row, read_rows

@@ -22,7 +22,7 @@ from ...store.atomic import write_text
 from ...store.manifest import NAME as MANIFEST_NAME
 from ...store.manifest import read_manifest
 from ..score.sets import renders_in
-from .pictures import equalize, jpeg_url, mask_url
+from .pairs import equalize, jpeg_url, mask_url
 from .votes import KEY_FORMAT, KEY_SUFFIX, OUT
 
 __all__ = ["OUT", "PAIRS", "CompareOptions", "CompareResult", "compare", "find_pairs"]

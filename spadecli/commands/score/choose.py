@@ -11,9 +11,9 @@ from ...core.recipe_files import shipped_dir
 from ...core.report import Report
 from ...data.folder import Item
 from ...metrics.extractors import FeatureNetwork, open_extractor
-from ...segmenter.features import SegmenterFeatures
+from ...segmenter.feature_network import SegmenterFeatures
+from ...segmenter.interface import match_channels
 from ...segmenter.predictions import FolderPredictions
-from ...segmenter.protocol import match_channels
 from ...segmenter.registry import AnySegmenter, open_segmenter
 from ...store import h5
 from ...weights.file import read_card

@@ -16,10 +16,10 @@ from . import distances, segmentation, style
 from . import sample_diversity as diversity
 from .choose import choose_networks, choose_segmenter
 from .distances import DistancePlan
+from .html_report import write_report
 from .options import ScoreOptions, ScoreSettings, check_options, score_settings, selection
 from .presets import Preset
 from .protocol import Protocol, find_weights, size_counts
-from .report import write_report
 from .result import ScoreResult
 from .results_file import write_scores
 from .sample_diversity import DiversityPlan

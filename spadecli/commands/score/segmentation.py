@@ -26,8 +26,8 @@ from ...metrics.confusion import (
     image_mean_iou,
     intersection_and_union,
 )
+from ...segmenter.interface import LabelSource, match_channels
 from ...segmenter.predictions import FolderPredictions
-from ...segmenter.protocol import LabelSource, match_channels
 from ...segmenter.registry import AnySegmenter
 from .presets import LABEL_RESIZE_WORDS, LabelResize
 from .protocol import SegmentationProtocol

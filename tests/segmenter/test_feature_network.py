@@ -10,7 +10,7 @@ from segmenters import ByColour
 from spadecli.core.errors import UserError
 from spadecli.core.report import Silent
 from spadecli.metrics.features import FeatureReader
-from spadecli.segmenter.features import SegmenterFeatures
+from spadecli.segmenter.feature_network import SegmenterFeatures
 
 
 def test_segmenters_measure_under_their_own_name(tmp_path: Path) -> None:

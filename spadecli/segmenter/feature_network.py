@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import UserError
-from .protocol import Segmenter
+from .interface import Segmenter
 
 
 @dataclass(frozen=True)
