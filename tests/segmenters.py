@@ -25,7 +25,7 @@ SPACE = LabelSpace.model_validate(
 
 
 class ByColour:
-    """Predicts the class whose colour is nearest; its features are the shares of the classes and mean colours."""
+    """Predictor the class whose colour is nearest; its features are the shares of the classes and mean colours."""
 
     name = "by-colour"
     sha256 = "5e" * 32

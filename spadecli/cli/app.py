@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..core.errors import SpadeError, UserError
-from ..core.ranks import Ranks, leave_message
+from ..core.ranks import Ranks, write_error_file
 from ..core.version import VERSION
 from .compare import compare
 from .convert import convert
@@ -85,7 +85,7 @@ def main() -> NoReturn:
         _tell(e, ranks, as_json)
         sys.exit(e.exit_code)
     except typer.TyperException as e:
-        if e.format_message() and ranks.tells_common_errors:  # else it was "spade" alone, which has printed its help
+        if e.format_message() and ranks.prints_shared_errors:  # else it was "spade" alone, which has printed its help
             print_error(usage_error(e), as_json)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
@@ -97,7 +97,7 @@ def main() -> NoReturn:
 
         traceback.print_exc()
         print("this is a bug in spade; please report it with the lines above", file=sys.stderr)
-        leave_message(f"{type(e).__name__}: {e}")
+        write_error_file(f"{type(e).__name__}: {e}")
         sys.exit(1)
     if code == 130 and ranks.is_main:  # Typer turns Ctrl-C into this code
         print("interrupted; the same command resumes if it can", file=sys.stderr)
@@ -112,4 +112,4 @@ def _tell(error: SpadeError, ranks: Ranks, as_json: bool) -> None:
         error.message = f"process {ranks.rank} of {ranks.size}: {error.message}"
     print_error(error, as_json)
     if not error.secondary:
-        leave_message(str(error))
+        write_error_file(str(error))

@@ -60,7 +60,7 @@ class Ranks:
         return self.rank == 0
 
     @property
-    def tells_common_errors(self) -> bool:
+    def prints_shared_errors(self) -> bool:
         """Whether this process prints errors that every process meets before they have joined: one per machine."""
         return self.local_rank == 0
 
@@ -91,7 +91,7 @@ def check_split(batch: int, accumulate: int, processes: int) -> None:
     )
 
 
-def leave_message(text: str) -> None:
+def write_error_file(text: str) -> None:
     """Write an error message where torchrun looks for it, so that its final report shows it."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         content = {"message": {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}}

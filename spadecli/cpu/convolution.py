@@ -15,7 +15,7 @@ VALUES_AT_ONCE = 1 << 20  # values of a feature map modulated at a time, so that
 
 
 @dataclass(frozen=True)
-class How:
+class ComputeSettings:
     """Where and how the fast form computes: by the kernels of kernels/native.py or by torch.
 
     dtype: of the feature maps; tables are always float32.
@@ -29,12 +29,12 @@ class How:
 class StartLinear:
     """The linear layer from z to the first feature map, in channels-last order."""
 
-    def __init__(self, linear: nn.Linear, grid: tuple[int, int], how: How) -> None:
-        self.grid, self.use_kernels = grid, how.use_kernels
+    def __init__(self, linear: nn.Linear, grid: tuple[int, int], settings: ComputeSettings) -> None:
+        self.grid, self.use_kernels = grid, settings.use_kernels
         cells = grid[0] * grid[1]
         weight = linear.weight.detach().view(-1, cells, linear.in_features).transpose(0, 1).flatten(0, 1)
-        self.bias = linear.bias.detach().view(-1, cells).T.flatten().to(how.device, copy=True)
-        self.weight = native.pack(weight.T) if self.use_kernels else weight.to(how.device).contiguous()
+        self.bias = linear.bias.detach().view(-1, cells).T.flatten().to(settings.device, copy=True)
+        self.weight = native.pack(weight.T) if self.use_kernels else weight.to(settings.device).contiguous()
 
     def __call__(self, z: Tensor) -> Tensor:
         """z [N,Z] -> [N,C,h,w] channels-last, in float32."""
@@ -46,12 +46,12 @@ class StartLinear:
 class ModulatedConv:
     """conv(leaky(up(x)·scale + shift)) + residual, 3x3."""
 
-    def __init__(self, conv: nn.Conv2d, how: How) -> None:
+    def __init__(self, conv: nn.Conv2d, settings: ComputeSettings) -> None:
         weight = conv.weight.detach()
         bias = conv.bias.detach() if conv.bias is not None else weight.new_zeros(len(weight))
-        self.bias = bias.to(how.device, how.dtype, copy=True)
-        self.use_kernels = how.use_kernels
-        self.weight = native.pack(weight.flatten(1).T) if self.use_kernels else _for_torch(weight, how)
+        self.bias = bias.to(settings.device, settings.dtype, copy=True)
+        self.use_kernels = settings.use_kernels
+        self.weight = native.pack(weight.flatten(1).T) if self.use_kernels else _for_torch(weight, settings)
 
     def __call__(
         self,
@@ -80,14 +80,14 @@ class ModulatedConv:
 class ModulatedShortcut:
     """conv(up(x)·scale + shift), 1x1 without bias."""
 
-    def __init__(self, conv: nn.Conv2d, how: How) -> None:
+    def __init__(self, conv: nn.Conv2d, settings: ComputeSettings) -> None:
         self.channels = conv.out_channels
-        self.use_kernels = how.use_kernels
+        self.use_kernels = settings.use_kernels
         weight = conv.weight.detach()
         if self.use_kernels:
             self.weight = native.pack(weight.flatten(1).T)
         else:
-            self.weight = _for_torch(weight, how)
+            self.weight = _for_torch(weight, settings)
 
     def __call__(self, x: Tensor, scale_shift: Tensor, window_of_pixel: Tensor, upsample: bool) -> Tensor:
         """x [M·S,C,h,w] channels-last, scale_shift [w,2·C], window_of_pixel int32 [M,H,W] -> [M·S,O,H,W]."""
@@ -99,15 +99,15 @@ class ModulatedShortcut:
 class ImageConv:
     """conv(leaky(x)), 3x3, to the image's channels."""
 
-    def __init__(self, conv: nn.Conv2d, how: How) -> None:
+    def __init__(self, conv: nn.Conv2d, settings: ComputeSettings) -> None:
         weight = conv.weight.detach()
         assert conv.bias is not None
-        self.bias = conv.bias.detach().to(how.device, how.dtype, copy=True)
-        self.use_kernels = how.use_kernels
+        self.bias = conv.bias.detach().to(settings.device, settings.dtype, copy=True)
+        self.use_kernels = settings.use_kernels
         if self.use_kernels:
             self.weight = native.pack(weight.flatten(2).permute(1, 2, 0).flatten(1))
         else:
-            self.weight = _for_torch(weight, how)
+            self.weight = _for_torch(weight, settings)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [N,C,H,W] channels-last, whose memory may be overwritten -> [N,3,H,W]."""
@@ -116,8 +116,8 @@ class ImageConv:
         return F.conv2d(F.leaky_relu_(x, LEAK), self.weight, self.bias, padding=1)
 
 
-def _for_torch(weight: Tensor, how: How) -> Tensor:
-    return weight.to(how.device, how.dtype, memory_format=torch.channels_last, copy=True)
+def _for_torch(weight: Tensor, settings: ComputeSettings) -> Tensor:
+    return weight.to(settings.device, settings.dtype, memory_format=torch.channels_last, copy=True)
 
 
 def modulate(x: Tensor, scale_shift: Tensor, window_of_pixel: Tensor, upsample: bool, leak: float) -> Tensor:

@@ -15,7 +15,7 @@ from ..model.tiling import Tile, Window, whole_tile
 from ..weights.folding import can_fold, folded_modulation
 from ..windows.find import Ints, Windows, find_windows
 from ..windows.tables import ModulationTable
-from .convolution import How, ImageConv, ModulatedConv, ModulatedShortcut, StartLinear
+from .convolution import ComputeSettings, ImageConv, ModulatedConv, ModulatedShortcut, StartLinear
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def why_not_fast(generator: Generator) -> str:
 class FastBlock:
     """A residual block on channels-last feature maps, with tables computed beforehand."""
 
-    def __init__(self, block: SPADEBlock, num_classes: int, how: How) -> None:
+    def __init__(self, block: SPADEBlock, num_classes: int, settings: ComputeSettings) -> None:
         norms = {"0": block.norm_0, "1": block.norm_1, "s": block.norm_s}
         self.is_folded: dict[str, bool] = {}
         self.tables: dict[str, ModulationTable] = {}
@@ -38,10 +38,10 @@ class FastBlock:
             if isinstance(norm, SPADE):
                 self.is_folded[name] = can_fold(norm)
                 self.tables[name] = ModulationTable(
-                    norm.shared, folded_modulation(norm), num_classes, how.device, how.use_kernels
+                    norm.shared, folded_modulation(norm), num_classes, settings.device, settings.use_kernels
                 )
-        self.conv_0, self.conv_1 = ModulatedConv(block.conv_0, how), ModulatedConv(block.conv_1, how)
-        self.conv_s = ModulatedShortcut(block.conv_s, how) if block.conv_s is not None else None
+        self.conv_0, self.conv_1 = ModulatedConv(block.conv_0, settings), ModulatedConv(block.conv_1, settings)
+        self.conv_s = ModulatedShortcut(block.conv_s, settings) if block.conv_s is not None else None
 
     def scale_shift(self, windows: Windows) -> dict[str, Tensor]:
         """Compute scales and shifts of the block's SPADE layers, shared by all samples of a mask."""
@@ -76,21 +76,23 @@ class FastGenerator:
         device: torch.device = CPU,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.how = How(device, dtype, device.type == "cpu" and dtype == torch.float32 and native.available())
+        self.settings = ComputeSettings(
+            device, dtype, device.type == "cpu" and dtype == torch.float32 and native.available()
+        )
         self.arch, self.num_classes = generator.arch, num_classes
         self.upsample_before = generator.upsample_before
         self.has_edges = generator.semantic_channels > num_classes
         self.fc: StartLinear | nn.Module
         if isinstance(generator.fc, nn.Linear):
-            self.fc = StartLinear(generator.fc, self.arch.start_grid, self.how)
+            self.fc = StartLinear(generator.fc, self.arch.start_grid, self.settings)
         else:
             self.fc = generator.fc.to(device)
         generator.fc = nn.Identity()
-        self.conv_img = ImageConv(generator.conv_img, self.how)
+        self.conv_img = ImageConv(generator.conv_img, self.settings)
         self.blocks = []
         for i, block in enumerate(generator.blocks):
             assert isinstance(block, SPADEBlock)
-            self.blocks.append(FastBlock(block, num_classes, self.how))
+            self.blocks.append(FastBlock(block, num_classes, self.settings))
             generator.blocks[i] = nn.Identity()
 
     def windows(self, codes: Ints, tile: Tile | None = None) -> list[Windows]:
@@ -100,7 +102,7 @@ class FastGenerator:
         for i, key in enumerate(zip(whole.blocks, whole.steps, strict=True)):
             if key not in found:
                 found[key] = find_windows(whole.labels(i, codes), self.arch.kernel, search_noise=False).to(
-                    self.how.device
+                    self.settings.device
                 )
         return [found[key] for key in zip(whole.blocks, whole.steps, strict=True)]
 
@@ -145,7 +147,7 @@ class FastGenerator:
 
     def _enter(self, block: int, x: Tensor, tile: Tile | None) -> Tensor:
         x = x if tile is None else tile.enter(block, x)
-        return x.to(self.how.dtype).contiguous(memory_format=torch.channels_last)
+        return x.to(self.settings.dtype).contiguous(memory_format=torch.channels_last)
 
     def _planes(self, codes: Ints, grid: tuple[int, int]) -> Tensor:
         step_y, step_x = codes.shape[1] // grid[0], codes.shape[2] // grid[1]
@@ -154,4 +156,4 @@ class FastGenerator:
         planes = F.one_hot(channels, self.num_classes)
         if self.has_edges:
             planes = torch.cat([planes, (small % 2)[..., None]], 3)
-        return planes.permute(0, 3, 1, 2).float().to(self.how.device)
+        return planes.permute(0, 3, 1, 2).float().to(self.settings.device)

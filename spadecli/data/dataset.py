@@ -20,7 +20,7 @@ Key = tuple[int, int]  # (epoch, index into the packed file)
 Batch = dict[str, torch.Tensor]
 
 
-class Fixed(NamedTuple):
+class CenteredPair(NamedTuple):
     """A pair without augmentation: codes and channels uint8 [H,W], edges uint8 [H,W] or None, photo uint8 [H,W,3]."""
 
     codes: NDArray[np.uint8]
@@ -57,7 +57,7 @@ class TrainingSet(Dataset[Batch]):
             item["edges"] = instance_edges(instances[window])
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
 
-    def centre(self, index: int) -> Fixed:
+    def centre(self, index: int) -> CenteredPair:
         """Return the centre crop of a pair, of the model's size and never flipped."""
         codes, instances, photo = self.packed.get(index)
         h, w = self.recipe.model.size
@@ -66,7 +66,7 @@ class TrainingSet(Dataset[Batch]):
         edges = None
         if self.recipe.labels.instances and instances is not None:
             edges = instance_edges(instances[window])
-        return Fixed(codes[window], self._channel_of[codes[window]], edges, photo[window])
+        return CenteredPair(codes[window], self._channel_of[codes[window]], edges, photo[window])
 
     def channels(self, index: int) -> NDArray[np.uint8]:
         """Return the class channels of a whole packed mask, uint8 [H,W]."""

@@ -15,7 +15,7 @@ PLACE_BINS = 16
 
 
 class MajorityClass:
-    """Predicts the most frequent class of the training pairs at every pixel."""
+    """Predictor the most frequent class of the training pairs at every pixel."""
 
     def __init__(self, counts: NDArray[np.int64], unknown: int | None) -> None:
         """counts: int64 [K], pixels of each class; the unknown channel is never predicted."""

@@ -22,7 +22,7 @@ from .samples import whole_pair
 from .trainer import SegmenterTrainer
 
 
-class Predicts(Protocol):
+class Predictor(Protocol):
     """Anything that predicts label maps."""
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -30,7 +30,7 @@ class Predicts(Protocol):
         ...
 
 
-def agreement_on(predictor: Predicts, pairs: Iterable[Pair], num_classes: int, unknown: int | None) -> Agreement:
+def agreement_on(predictor: Predictor, pairs: Iterable[Pair], num_classes: int, unknown: int | None) -> Agreement:
     """Measure agreement with (photo uint8 [H,W,3], channels uint8 [H,W]) pairs; pixels of ``unknown`` are ignored."""
     total = np.zeros((num_classes, num_classes + 1), np.int64)
     for photo, channels in pairs:
@@ -58,7 +58,7 @@ def make_card(plan: SegmenterPlan, trainer: SegmenterTrainer, steps: int, second
     if plan.unseen:
         unknown = labels.unknown_channel
         color = ColorAndPosition(labels.num_classes, unknown, plan.balance)
-        predictors: dict[str, Predicts] = {
+        predictors: dict[str, Predictor] = {
             "segmenter": _Network(trainer.averaged(), trainer.device, unknown),
             "majority": MajorityClass(plan.counts, unknown),
             "color_position": color.fit(_pairs(plan, [(plan.packed, i) for i in plan.fitted])),

@@ -25,7 +25,7 @@ class LabelSource(Protocol):
 
 
 class Segmenter(LabelSource, Protocol):
-    """Predicts the label maps of pictures."""
+    """Predictor the label maps of pictures."""
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """uint8 [N,H,W,3] -> class channels uint8 [N,H,W]."""

@@ -83,7 +83,7 @@ class RunFolder:
         write_text(self._run_path, record.model_dump_json(indent=1))
 
     @contextmanager
-    def alone(self, patience: float = 0) -> Iterator[None]:
+    def exclusive(self, patience: float = 0) -> Iterator[None]:
         """Lock the folder against other training processes, and remove part files of killed ones.
 
         Raises UserError if another process still trains here after ``patience`` seconds.

@@ -50,7 +50,7 @@ class InitWeights:
     discriminator: tuple[DiscriminatorSection, dict[str, Tensor]] | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
-    def may_know(self, recipe: Recipe) -> bool:
+    def may_have_seen(self, recipe: Recipe) -> bool:
         """Whether these networks may have been trained on the recipe's validation pairs: same source, other split."""
         data, validation = self.recipe.get("data", {}), self.recipe.get("validation", {})
         if not recipe.data.source or data.get("source") != recipe.data.source:

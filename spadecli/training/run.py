@@ -30,7 +30,7 @@ from .memory import memory_advice
 from .sheets import SampleSheet, plot_losses
 from .step import Trainer
 from .validate import Validator
-from .warnings import News, news_of_discriminator, news_of_style
+from .warnings import Notice, notice_of_discriminator, notice_of_style
 
 TIMED_STEPS = 50
 
@@ -137,7 +137,7 @@ class TrainingRun:
         row |= {name: float(f"{value:.6g}") for name, value in terms.items()}
         self.folder.append_stats(row)
         self.stats.append(row)
-        self._tell(news_of_discriminator(self.stats))
+        self._tell(notice_of_discriminator(self.stats))
         hinge = terms["d_fake"] + terms["d_real"]
         status = f"G {terms['g_hinge']:.2f} FM {terms['feature_matching']:.2f} D {hinge:.2f} {rate:.1f} img/s"
         status += self.validated
@@ -176,7 +176,7 @@ class TrainingRun:
         spread = self.sheet.draw(*networks, folder.samples_dir / f"step_{step:07d}.png")
         if spread is not None:
             append_row(folder.sheets_path, {"step": step, "spread_over_z": float(f"{spread:.6g}")})
-            self._tell(news_of_style(read_rows(folder.sheets_path)))
+            self._tell(notice_of_style(read_rows(folder.sheets_path)))
         plot_losses(self.stats, folder.losses_path, read_rows(folder.validation_path))
 
     def _save(self, step: int, seconds: float) -> None:
@@ -188,7 +188,7 @@ class TrainingRun:
     def _card(self, step: int, seconds: float) -> Card:
         return run_card(self.recipe, self.record, step, seconds, self.trainer, len(self.indices))
 
-    def _tell(self, news: News | None) -> None:
+    def _tell(self, news: Notice | None) -> None:
         if news is not None:
             (self.report.warn if news.is_warning else self.report.note)(news.text)
 

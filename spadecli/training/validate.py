@@ -19,7 +19,7 @@ from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..core.recipe import Recipe
 from ..core.report import count
-from ..data.dataset import Fixed, TrainingSet
+from ..data.dataset import CenteredPair, TrainingSet
 from ..data.pixels import image_bytes
 from ..data.split import split_pairs
 from ..metrics.confusion import agreement, confusion_matrix
@@ -183,7 +183,7 @@ class Validator:
         return distance, agreement.mean_iou() if agreement is not None else None
 
     @torch.inference_mode()
-    def _images(self, generator: Generator) -> Iterator[tuple[list[Fixed], NDArray[np.uint8]]]:
+    def _images(self, generator: Generator) -> Iterator[tuple[list[CenteredPair], NDArray[np.uint8]]]:
         """Yield batches of pairs and an image of each, uint8 [N,H,W,3]: sample 0 of the seed rule."""
         for indices in self._batches():
             pairs = [self._dataset.centre(i) for i in indices]

@@ -14,7 +14,7 @@ YOUNG_STEPS = 500  # earlier samples say nothing yet
 SHOWN_CLASSES = 8
 
 
-class News(NamedTuple):
+class Notice(NamedTuple):
     """What the last row changed: a warning that became true, or the all-clear of an earlier one."""
 
     text: str
@@ -34,7 +34,7 @@ def style_ignored(rows: Rows) -> bool:
     return bool(rows and rows[-1]["step"] >= YOUNG_STEPS and rows[-1]["spread_over_z"] < SAME_STYLE)
 
 
-def news_of_discriminator(rows: Rows) -> News | None:
+def notice_of_discriminator(rows: Rows) -> Notice | None:
     """Return the news after the last row of stats.jsonl, if any."""
     return _news(
         rows,
@@ -45,7 +45,7 @@ def news_of_discriminator(rows: Rows) -> News | None:
     )
 
 
-def news_of_style(rows: Rows) -> News | None:
+def notice_of_style(rows: Rows) -> Notice | None:
     """Return the news after the last row of samples.jsonl, if any."""
     last = rows[-1]["spread_over_z"] if rows else 0.0
     return _news(
@@ -65,6 +65,6 @@ def never_seen(names: Sequence[str]) -> str:
     return f"classes never seen in the training pairs: {shown}; what they will look like is left to chance"
 
 
-def _news(rows: Rows, holds: Callable[[Rows], bool], warning: str, clear: str) -> News | None:
+def _news(rows: Rows, holds: Callable[[Rows], bool], warning: str, clear: str) -> Notice | None:
     before, now = holds(rows[:-1]), holds(rows)
-    return News(warning if now else clear, now) if now != before else None
+    return Notice(warning if now else clear, now) if now != before else None

@@ -19,20 +19,20 @@ GENERATOR_NAME = re.compile(r"^(.+)_net_G\.pth$")
 FIRST_CONV = "head_0.norm_0.mlp_shared.0.weight"
 
 
-class Beside(NamedTuple):
+class SiblingFiles(NamedTuple):
     """Encoder and discriminator files of the same epoch beside a generator's; None if missing."""
 
     encoder: Path | None
     discriminator: Path | None
 
 
-def files_beside(generator: Path) -> Beside:
+def files_beside(generator: Path) -> SiblingFiles:
     """Find ``latest_net_E.pth`` and ``latest_net_D.pth`` beside ``latest_net_G.pth``."""
     match = GENERATOR_NAME.match(generator.name)
     if match is None:
-        return Beside(None, None)
+        return SiblingFiles(None, None)
     paths = [generator.with_name(f"{match[1]}_net_{part}.pth") for part in "ED"]
-    return Beside(*(path if path.is_file() else None for path in paths))
+    return SiblingFiles(*(path if path.is_file() else None for path in paths))
 
 
 def semantic_channels(path: Path) -> int:

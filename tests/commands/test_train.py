@@ -167,7 +167,7 @@ def test_two_processes_never_share_a_run(tmp_path):
     left = tmp_path / "runs" / "tiny" / "state.pt.12345.part"
     left.touch()
     # the lock belongs to an open file: a second opening in this process is refused like another process
-    with RunFolder(tmp_path / "runs" / "tiny").alone(), pytest.raises(UserError, match="another spade train"):
+    with RunFolder(tmp_path / "runs" / "tiny").exclusive(), pytest.raises(UserError, match="another spade train"):
         train(options(recipe, tmp_path / "runs"))
     assert not left.exists()
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from spadecli.core.errors import UserError
-from spadecli.core.ranks import Ranks, check_split, leave_message
+from spadecli.core.ranks import Ranks, check_split, write_error_file
 
 VARIABLES = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 
@@ -45,8 +45,8 @@ def test_a_batch_without_equal_parts_is_refused_with_numbers():
 
 def test_torchrun_gets_the_message(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    leave_message("what went wrong")
-    leave_message("what followed from it")
+    write_error_file("what went wrong")
+    write_error_file("what followed from it")
     message = json.loads((tmp_path / "error.json").read_text())["message"]
     assert message["message"] == "what went wrong"
     assert message["extraInfo"]["timestamp"].isdigit()

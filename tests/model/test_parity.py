@@ -30,7 +30,7 @@ from spadecli.backends.graph import Graph
 from spadecli.core.errors import UserError
 from spadecli.cpu import convolution
 from spadecli.cpu import generator as fast_generator
-from spadecli.cpu.convolution import How, ModulatedConv
+from spadecli.cpu.convolution import ComputeSettings, ModulatedConv
 from spadecli.cpu.generator import FastGenerator, why_not_fast
 from spadecli.kernels import native
 from spadecli.model import semantic, spade, tiling
@@ -157,12 +157,12 @@ def layer_by_tables(network: Network, case: Case, build: str) -> Tensor:
     identity = nn.Conv2d(x.shape[1], x.shape[1], 3, padding=1, bias=False)
     nn.init.dirac_(identity.weight)
     with build_of(build):
-        how = How(CPU, torch.float32, build != "0")
-        table = ModulationTable(layer.shared, folded_modulation(layer), case.classes, CPU, how.use_kernels)
+        settings = ComputeSettings(CPU, torch.float32, build != "0")
+        table = ModulationTable(layer.shared, folded_modulation(layer), case.classes, CPU, settings.use_kernels)
         windows = find_windows(codes_of(case)[:, ::2, ::2], case.architecture.kernel, search_noise=False)
         x = x if can_fold(layer) else layer.norm(x)
         x = x.contiguous(memory_format=torch.channels_last)
-        return ModulatedConv(identity, how)(x, table(windows), windows.window_of_pixel, False, None)
+        return ModulatedConv(identity, settings)(x, table(windows), windows.window_of_pixel, False, None)
 
 
 def layer_in_onnx(network: Network, case: Case, rows: bool) -> Tensor:
@@ -213,7 +213,7 @@ def in_torch(
 def in_fast_form(network: Network, case: Case, build: str, dtype=torch.float32) -> Tensor:
     with build_of(build):
         fast = FastGenerator(copy.deepcopy(network.generator), case.classes, dtype=dtype)
-        assert fast.how.use_kernels == (build != "0" and dtype == torch.float32)
+        assert fast.settings.use_kernels == (build != "0" and dtype == torch.float32)
         return fast(codes_of(case), network.z(case))
 
 

@@ -273,10 +273,10 @@ def test_weights_that_saw_the_validation_pairs_are_told_of(tmp_path):
     recipe = recipe_of(tmp_path, "data.source=S")
     first = train(options(make_recipe(tmp_path), tmp_path / "runs", "data.source=S"))
     watched = recipe_of(tmp_path, "data.source=S", "validation.every=2", "validation.pairs=2")
-    assert open_init(first.weights, watched).may_know(watched)
+    assert open_init(first.weights, watched).may_have_seen(watched)
     clean = train(
         options(make_recipe(tmp_path), tmp_path / "w", "data.source=S", "validation.every=3", "validation.pairs=2")
     )
-    assert not open_init(clean.weights, watched).may_know(watched)
-    assert not open_init(first.weights, recipe_of(tmp_path)).may_know(recipe_of(tmp_path))
+    assert not open_init(clean.weights, watched).may_have_seen(watched)
+    assert not open_init(first.weights, recipe_of(tmp_path)).may_have_seen(recipe_of(tmp_path))
     assert recipe.data.source == "S"

@@ -6,8 +6,8 @@ from spadecli.training import warnings as train_watch
 from spadecli.training.warnings import (
     discriminator_collapsed,
     never_seen,
-    news_of_discriminator,
-    news_of_style,
+    notice_of_discriminator,
+    notice_of_style,
     style_ignored,
 )
 
@@ -38,7 +38,7 @@ def test_a_discriminator_collapses_when_its_loss_stays_at_zero(values, collapsed
 
 def test_it_is_said_once_until_it_clears():
     rows = losses(1.0, *(0.0,) * 8, 0.7, 0.0, *(0.0,) * 8)
-    news = [news_of_discriminator(rows[: i + 1]) for i in range(len(rows))]
+    news = [notice_of_discriminator(rows[: i + 1]) for i in range(len(rows))]
     assert [(i, n.is_warning) for i, n in enumerate(news) if n] == [(5, True), (9, False), (14, True)]
     assert "train.lr_d" in news[5].text
     assert "no longer at 0" in news[9].text
@@ -50,19 +50,19 @@ def test_style_is_ignored_when_z_changes_nothing():
     assert not style_ignored(sheets(0.001, 0.08))
     assert not style_ignored([{"step": 100, "spread_over_z": 0.0}])  # a young generator shows nothing yet
     rows = sheets(0.001, 0.002, 0.05, 0.06)
-    assert [n.is_warning if n else None for n in (news_of_style(rows[: i + 1]) for i in range(4))] == [
+    assert [n.is_warning if n else None for n in (notice_of_style(rows[: i + 1]) for i in range(4))] == [
         True,
         None,
         False,
         None,
     ]
-    assert "0.0010" in news_of_style(rows[:1]).text
+    assert "0.0010" in notice_of_style(rows[:1]).text
 
 
 def test_a_run_that_is_resumed_says_nothing_twice():
     """The news depend on the rows alone, and those are in the run folder."""
     rows = losses(*(0.0,) * 7)
-    assert news_of_discriminator(rows) is None
+    assert notice_of_discriminator(rows) is None
 
 
 def test_classes_without_a_pixel_are_listed_by_name():

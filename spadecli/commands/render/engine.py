@@ -20,7 +20,7 @@ PRECISION: Precision = "fp16"
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedEngine:
     """The engine that ``--engine auto`` takes: where it is kept, what builds it, and for which size and GPU."""
 
     weights: Path
@@ -41,7 +41,7 @@ class Planned:
             return False
 
 
-def planned_engine(weights: Path, size: Size | Native | None, device: str) -> Planned:
+def planned_engine(weights: Path, size: Size | Native | None, device: str) -> PlannedEngine:
     """The engine of a .safetensors file at an image size (None: the training size) for this GPU. Nothing is built.
 
     Another weights file, size, runtime version or GPU has an engine of its own.
@@ -61,10 +61,10 @@ def planned_engine(weights: Path, size: Size | Native | None, device: str) -> Pl
     kind, version = _runtime(capability)
     key = f"{file_sha256(weights)[:16]}-{format_size(wanted)}-{PRECISION}-{kind}-{version}-sm{capability}"
     path = cache_dir() / "engines" / key / f"{weights.stem}.engine"
-    return Planned(weights, path, kind, version, wanted, capability)
+    return PlannedEngine(weights, path, kind, version, wanted, capability)
 
 
-def cached_engine(planned: Planned, report: Report) -> Path:
+def cached_engine(planned: PlannedEngine, report: Report) -> Path:
     """The engine's file, built now unless it is there."""
     from ..convert.options import ConvertOptions
     from ..convert.to_artifact import to_artifact

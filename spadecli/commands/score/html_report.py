@@ -15,7 +15,7 @@ from PIL import Image
 from ...data.masks import read_photo
 from ...store.atomic import write_text
 from .result import ScoreResult
-from .segmentation import Counted, Segmentation, SegmentationPlan, predict
+from .segmentation import PixelCounts, Segmentation, SegmentationPlan, predict
 from .sets import stem
 from .source_masks import channel_colors
 from .words import distance_rows, percent, protocol_words, with_deviation
@@ -25,7 +25,7 @@ THUMBNAIL = 192  # longer side of an embedded picture, pixels
 MAX_MATRIX_CLASSES = 40  # beyond it the matrix is drawn as a picture, without numbers
 
 
-def write_report(path: Path, result: ScoreResult, plan: SegmentationPlan | None, counted: Counted | None) -> Path:
+def write_report(path: Path, result: ScoreResult, plan: SegmentationPlan | None, counted: PixelCounts | None) -> Path:
     """Write the page: numbers beside their floors, classes, confusion, best and worst images, protocol."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -85,7 +85,7 @@ def _segmentation(seen: Segmentation) -> dict[str, Any]:
     }
 
 
-def _matrix(plan: SegmentationPlan, counted: Counted) -> dict[str, Any]:
+def _matrix(plan: SegmentationPlan, counted: PixelCounts) -> dict[str, Any]:
     """The confusion matrix by shares of the rows; classes without a pixel on either side are left out."""
     matrix, names = counted.matrix, [c.name for c in plan.labels.classes] + ["none of them"]
     rows = np.flatnonzero(matrix.sum(axis=1))
@@ -113,7 +113,7 @@ def _matrix(plan: SegmentationPlan, counted: Counted) -> dict[str, Any]:
     return {"picture": "", "columns": [names[c] for c in columns], "rows": cells}
 
 
-def _best_and_worst(plan: SegmentationPlan, counted: Counted) -> list[tuple[str, list[dict[str, Any]]]]:
+def _best_and_worst(plan: SegmentationPlan, counted: PixelCounts) -> list[tuple[str, list[dict[str, Any]]]]:
     scores = counted.mean_iou
     order = [int(i) for i in np.argsort(-scores, kind="stable") if np.isfinite(scores[i])]
     shown = min(SHOWN, len(order) // 2) or len(order)
@@ -121,7 +121,7 @@ def _best_and_worst(plan: SegmentationPlan, counted: Counted) -> list[tuple[str,
     return [(title, [_shot(plan, counted, i) for i in chosen]) for title, chosen in parts if chosen]
 
 
-def _shot(plan: SegmentationPlan, counted: Counted, index: int) -> dict[str, Any]:
+def _shot(plan: SegmentationPlan, counted: PixelCounts, index: int) -> dict[str, Any]:
     item = counted.pictures[index]
     _, (truth,), (predicted,) = next(predict(plan, [item], 1))
     return {

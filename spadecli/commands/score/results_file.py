@@ -14,7 +14,7 @@ from ...core.labelspace import LabelSpace
 from ...store import h5
 from .protocol import Protocol
 from .sample_diversity import Diversity
-from .segmentation import Counted
+from .segmentation import PixelCounts
 from .sets import stem
 
 
@@ -23,7 +23,7 @@ def write_scores(
     results: Mapping[str, Any],
     protocol: Protocol,
     hashes: Mapping[str, str],
-    counted: Counted | None,
+    counted: PixelCounts | None,
     labels: LabelSpace | None,
     diversity: Diversity | None,
 ) -> None:

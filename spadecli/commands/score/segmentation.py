@@ -80,7 +80,7 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
-class Counted:
+class PixelCounts:
     """Pixels of a set of pictures: confusion [K,K+1] of all; intersection, union and given pixels [N,K] of each."""
 
     pictures: tuple[Item, ...]
@@ -167,7 +167,7 @@ def _trust(segmenter: LabelSource) -> tuple[str, bool]:
     return f"mean IoU {card.miou_real:.1%} on photographs it never saw ({beside or 'no baselines'}); {verdict}", trusted
 
 
-def measure_segmentation(plan: SegmentationPlan, batch: int, report: Report) -> tuple[Segmentation, Counted]:
+def measure_segmentation(plan: SegmentationPlan, batch: int, report: Report) -> tuple[Segmentation, PixelCounts]:
     """Scores of the renders, with the photographs' beside them, and the renders' pixel counts.
 
     Raises UserError that lists every picture or mask that cannot be measured.
@@ -220,7 +220,7 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def count_pixels(plan: SegmentationPlan, pictures: Sequence[Item], batch: int, report: Report) -> Counted:
+def count_pixels(plan: SegmentationPlan, pictures: Sequence[Item], batch: int, report: Report) -> PixelCounts:
     """Predict every picture and count its pixels against its mask."""
     num, unknown = plan.labels.num_classes, plan.labels.unknown_channel
     matrix = np.zeros((num, num + 1), np.int64)
@@ -233,7 +233,7 @@ def count_pixels(plan: SegmentationPlan, pictures: Sequence[Item], batch: int, r
                 rows.append((*intersection_and_union(own), own.sum(axis=1)))
             task.advance(len(group))
     intersection, union, given = (np.stack(column) for column in zip(*rows, strict=True))
-    return Counted(tuple(pictures), matrix, intersection, union, given)
+    return PixelCounts(tuple(pictures), matrix, intersection, union, given)
 
 
 Predicted = tuple[list[Item], list[NDArray[np.uint8]], list[NDArray[np.uint8]]]

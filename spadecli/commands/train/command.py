@@ -107,7 +107,7 @@ def _train(options: TrainOptions, report: Report, processes: Processes) -> Train
     recalibration = None
     with ExitStack() as held:
         # a killed run's loaders hold its lock for some more seconds, and torchrun restarts faster than that
-        on_main(lambda: held.enter_context(folder.alone(patience=30 if processes.ranks.restarts else 0)))
+        on_main(lambda: held.enter_context(folder.exclusive(patience=30 if processes.ranks.restarts else 0)))
 
         # Resume, or begin.
         if on_main_broadcast(lambda: folder.exists and folder.state_path.is_file()):
@@ -163,7 +163,7 @@ def _say_what_is_known(
     validation = recipe.validation
     if validation.every and not (validation.extractor or validation.inception):
         report.note("validation: no extractor is set, so no distance is measured and no best weights are kept")
-    if validation.every and init and init.may_know(recipe):
+    if validation.every and init and init.may_have_seen(recipe):
         report.warn(
             f"{init.file.name} learned from the same data, the validation pairs probably among them: "
             "their distance flatters, but still compares the steps of this run"
