@@ -156,6 +156,10 @@ class TrainSection(_Section):
     log_every, sample_every, checkpoint_every: steps between log rows, sample sheets and checkpoints.
     recalibrate: number of batches on which the batch-norm statistics of exported weights are measured; 0 exports the
         running averages of training.
+    match_prior: number of training photographs over which the mean and deviation of the encoder's style codes are
+        measured at export. They are folded into the exported weights: encoded photographs render as before, and
+        z ~ N(0, I) is drawn where their codes lie, which gives samples the contrast and colours of encoded
+        photographs. 0 folds nothing, as in the paper.
     """
 
     batch: int = Field(32, ge=1)
@@ -178,6 +182,7 @@ class TrainSection(_Section):
     sample_every: int = Field(1000, ge=1)
     checkpoint_every: int = Field(1000, ge=1)
     recalibrate: int = Field(0, ge=0, le=100_000)
+    match_prior: int = Field(0, ge=0, le=100_000)
 
     @model_validator(mode="wrap")
     @classmethod
