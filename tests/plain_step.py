@@ -127,6 +127,10 @@ class PlainTraining:
             z = torch.cat([mu + (logvar / 2).exp() * eps[:encoded], eps[encoded:]])
             terms["kl"] = (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).sum(1).mean()
         fake = self.generator(semantic, z)
+        if weights.ignore_unknown:
+            names = [c.name for c in self.recipe.labels.classes]
+            unknown = (semantic.channels == names.index(self.recipe.labels.unknown)).double()[:, None]
+            fake = unknown * photo + (1 - unknown) * fake
         fakes, reals = judge(semantic, fake, photo)
         terms["g_hinge"] = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
         inner = [[f[:encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]

@@ -43,6 +43,8 @@ class DataSection(_Section):
 
     photos, masks: folders of photographs and label maps, paired by relative path without suffix.
     instances: a folder of instance maps, or a COCO annotation file (``.json``) from which they are drawn.
+    outside: a folder of 1-bit masks, NAME.png each, of the size of the label map: what they mark is packed as the
+        unknown class, such as the black wedges of a rectified photograph. Pairs without one are packed as they are.
     photo_suffix, mask_suffix, instance_suffix: only files whose names end like this are used ("_leftImg8bit.png");
         the rest of the name pairs them.
     scenes: only pairs of these scene categories are used.
@@ -58,6 +60,7 @@ class DataSection(_Section):
     photos: str = ""
     masks: str = ""
     instances: str = ""
+    outside: str = ""
     photo_suffix: str = ""
     mask_suffix: str = ""
     instance_suffix: str = ""
@@ -110,6 +113,8 @@ class LossSection(_Section):
         measured gradient norms by a slow average. Empty: the weights count, as in the paper.
     balance_norm: the norm that the balanced terms' gradients add up to. It is fixed, so that the KL term, which has no
         gradient at the image, keeps its meaning.
+    ignore_unknown: paste the photograph into the render where the map is of the unknown class, before any loss looks:
+        these pixels then have no gradient.
     kl: KL divergence of the encoder's posterior from N(0, I), averaged over the batch and multiplied by
         kl_reference_batch: the published code sums it over a GPU's share of the batch, 4 (32 images on 8 GPUs).
     """
@@ -124,6 +129,7 @@ class LossSection(_Section):
         default_factory=dict
     )
     balance_norm: float = Field(1.6, gt=0)
+    ignore_unknown: bool = False
     kl: float = Field(0.05, ge=0)
     kl_reference_batch: int = Field(4, ge=1)
 
@@ -256,11 +262,19 @@ class Recipe(_Section):
             table = tree.get(section, {})
             return as_size(table.get(key, default)) if isinstance(table, dict) else None
 
+        def value_of(section: str, key: str) -> Any:
+            table = tree.get(section, {})
+            return table.get(key) if isinstance(table, dict) else None
+
+        problems = []
         load = size_of("data", "load_size", DataSection.model_fields["load_size"].default)
         size = size_of("model", "size", Architecture.model_fields["size"].default)
         if load and size and (load[0] < size[0] or load[1] < size[1]):
-            return [f"data.load_size {list(load)} is smaller than model.size {list(size)}"]
-        return []
+            problems.append(f"data.load_size {list(load)} is smaller than model.size {list(size)}")
+        if not value_of("labels", "unknown"):
+            needing = (("data", "outside"), ("loss", "ignore_unknown"))
+            problems += [f"{a}.{b} needs a class that labels.unknown names" for a, b in needing if value_of(a, b)]
+        return problems
 
 
 @dataclass(frozen=True)

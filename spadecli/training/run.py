@@ -242,8 +242,8 @@ def _tensorboard(run_dir: Path) -> Any:
 def run_card(recipe: Recipe, record: RunRecord, step: int, seconds: float, trainer: Trainer, num_samples: int) -> Card:
     """Build the card of the run's weights. Paths are cut to file names, as folders mean nothing elsewhere."""
     plain = recipe.model_dump(mode="json")
-    for section, key in (("data", "photos"), ("data", "masks"), ("data", "instances"), ("data", "packed")):
-        plain[section][key] = Path(plain[section][key]).name
+    for key in ("photos", "masks", "instances", "outside", "packed"):
+        plain["data"][key] = Path(plain["data"][key]).name
     plain["loss"]["perceptual_weights"] = Path(plain["loss"]["perceptual_weights"]).name
     for key in ("extractor", "inception", "segmenter"):
         plain["validation"][key] = Path(plain["validation"][key]).name

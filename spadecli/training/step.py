@@ -103,14 +103,15 @@ class Trainer:
         # one forward pass of all networks
         with self._autocast():
             z, mu, logvar, reconstructed = self._latent(photo, eps)
-            fake = self._called["generator"](semantic, z)
+            render = self._called["generator"](semantic, z)
+            fake = self._known(render, semantic, photo)
             fakes, reals = self._called["discriminator"](semantic, fake, photo)
             done = ForwardPass(
                 fake, photo, fakes, reals, self.discriminator, mu, logvar, self.perceptual, reconstructed
             )
             g_terms = generator_terms(done, self.recipe.loss)
             d_loss, d_terms = discriminator_losses(done)
-        self.balance.measure(g_terms, fake, self.processes.mean)
+        self.balance.measure(g_terms, render, self.processes.mean)
         g_loss = weighted_sum(g_terms, self.recipe.loss, self.balance.weights())
 
         # each loss has gradients for its own networks only
@@ -153,6 +154,13 @@ class Trainer:
                     module.iterates = i == 0
             with unsynchronized(self._called, i < parts - 1):
                 yield {name: values[i] for name, values in split.items()}, 1 / parts
+
+    def _known(self, render: Tensor, semantic: SemanticMap, photo: Tensor) -> Tensor:
+        """With ``loss.ignore_unknown``, return the render with the photo pasted in where the map is unknown."""
+        unknown = self.recipe.labels.unknown_channel
+        if unknown is None or not self.recipe.loss.ignore_unknown:
+            return render
+        return torch.where((semantic.channels == unknown)[:, None], photo.to(render.dtype), render)
 
     def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, int]:
         """Return z of each sample, the posterior's mean and log variance or None, and how many z encode their photo."""

@@ -127,6 +127,7 @@ CASES = {
         "loss.gram": 2.0,
         "loss.color": 3.0,
     },
+    "unknown pixels ignored": EVERYTHING | {"labels.unknown": "door", "loss.ignore_unknown": True, "loss.gram": 2.0},
     "projected": {"model.latent": "encoder", "train.prior_share": 0.25, "discriminator.kind": "projected"},
 }
 
@@ -211,6 +212,22 @@ def test_the_comparison_holds_where_nothing_is_wrong(classifiers, right):
 def test_a_step_that_forgets_something_is_found_out(classifiers, right, changes, where):
     with pytest.raises(AssertionError, match=where):
         assert_same(step_with(classifiers, changes), right, TOLERANCE)
+
+
+def test_a_step_that_looks_at_unknown_pixels_is_found_out(classifiers, right):
+    found = step_with(classifiers, {"labels.unknown": "door", "loss.ignore_unknown": True})
+    with pytest.raises(AssertionError, match=G):
+        assert_same(found, right, TOLERANCE)
+
+
+def test_unknown_pixels_have_no_gradient(classifiers):
+    changes = {"labels.unknown": "door", "loss.ignore_unknown": True}
+    trainer = new_trainer(recipe_with(classifiers, EVERYTHING | changes))
+    batch = batches(trainer.recipe)[0]
+    batch["channels"][:] = 2
+    before = {name: p.clone() for name, p in trainer.generator.named_parameters()}
+    trainer.step(batch, 1.0)
+    assert all(torch.equal(p, before[name]) for name, p in trainer.generator.named_parameters())
 
 
 def test_a_step_without_the_schedule_is_found_out(classifiers, right):
