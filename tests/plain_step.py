@@ -113,6 +113,7 @@ class PlainTraining:
     def _backward(self, batch: Mapping[str, Tensor], share: float) -> None:
         weights = self.recipe.loss
         photo = batch["photo"].double() / 127.5 - 1
+        whole = photo
         eps = batch["eps"].double()
         semantic = SemanticMap(batch["channels"].long(), batch.get("edges"), self.recipe.labels.num_classes)
         judge = copy.deepcopy(self.discriminator)  # the generator's loss reaches the weights of this one, if any
@@ -123,10 +124,17 @@ class PlainTraining:
         encoded = len(photo)  # the others meet the adversarial loss alone
         if self.encoder is not None:
             encoded -= round(self.recipe.train.prior_share * len(photo))
-            mu, logvar = self.encoder(photo[:encoded])
+            mu, logvar = self.encoder(whole[:encoded])
             z = torch.cat([mu + (logvar / 2).exp() * eps[:encoded], eps[encoded:]])
             terms["kl"] = (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).sum(1).mean()
-        fake = self.generator(semantic, z)
+        if "at" in batch:
+            photo = _windows(whole, batch["at"], semantic.size)
+            grid, stride = self.recipe.model.start_grid, self.recipe.model.stride
+            start = self.generator.fc(z).reshape(len(z), -1, *grid)
+            size = semantic.size[0] // stride, semantic.size[1] // stride
+            fake = self.generator.from_start(_windows(start, batch["at"] // stride, size), semantic)
+        else:
+            fake = self.generator(semantic, z)
         if weights.ignore_unknown:
             names = [c.name for c in self.recipe.labels.classes]
             unknown = (semantic.channels == names.index(self.recipe.labels.unknown)).double()[:, None]
@@ -232,6 +240,12 @@ def _squares(image: Tensor) -> Tensor:
     """Mean colours of 16 x 16 squares."""
     n, c, h, w = image.shape
     return image.reshape(n, c, 16, h // 16, 16, w // 16).mean((3, 5))
+
+
+def _windows(maps: Tensor, at: Tensor, size: tuple[int, int]) -> Tensor:
+    """The window of each map that begins at this row and column."""
+    (height, width), places = size, at.tolist()
+    return torch.stack([m[:, y : y + height, x : x + width] for m, (y, x) in zip(maps, places, strict=True)])
 
 
 def _perceptual(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from .architecture import Architecture
+from .architecture import UPSAMPLES, Architecture
 from .errors import UserError
 from .labelspace import LabelSpace
 from .schema import as_size, check_all, describe_errors, source_of
@@ -151,6 +151,11 @@ class TrainSection(_Section):
     beta1, beta2: decay rates of Adam's moments.
     prior_share: share of each micro-batch that is rendered from z ~ N(0, I) instead of the encoder's code: the
         adversarial loss alone judges these renders, since no photograph shows what they should be.
+    window: (height, width) of the windows that a step renders instead of whole images: multiples of the stride of
+        model.upsampling, 32 with "normal". The first feature map is the whole image's, cut; the encoder sees the whole
+        photograph, and the losses the window.
+    window_share: share of the steps that train on windows, at random, each image at a place of its own. A window of a
+        quarter of the area costs about a quarter of the time.
     max_grad_norm: clip the gradients of each optimizer to this norm; 0 clips nothing, as in the paper.
     ema_decay: decay of the exponential moving average of the weights, which is what a run exports.
     precision: "fp32", IEEE on a GPU too; "tf32", products with factors rounded to 10 bits; "bf16", convolutions in
@@ -178,6 +183,8 @@ class TrainSection(_Section):
     beta1: float = Field(0.0, ge=0, lt=1)
     beta2: float = Field(0.9, ge=0, lt=1)
     prior_share: float = Field(0.0, ge=0, lt=1)
+    window: tuple[int, int] | None = None
+    window_share: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Literal["fp32", "tf32", "bf16", "fp64"] = "fp32"
@@ -271,10 +278,25 @@ class Recipe(_Section):
         size = size_of("model", "size", Architecture.model_fields["size"].default)
         if load and size and (load[0] < size[0] or load[1] < size[1]):
             problems.append(f"data.load_size {list(load)} is smaller than model.size {list(size)}")
+        problems += _window_problems(value_of("train", "window"), value_of("train", "window_share"), size, tree)
         if not value_of("labels", "unknown"):
             needing = (("data", "outside"), ("loss", "ignore_unknown"))
             problems += [f"{a}.{b} needs a class that labels.unknown names" for a, b in needing if value_of(a, b)]
         return problems
+
+
+def _window_problems(given: Any, share: Any, size: tuple[int, int] | None, tree: Mapping[str, Any]) -> list[str]:
+    """What is wrong with train.window, given the size of the images."""
+    if given is None:
+        return ["train.window_share needs a train.window"] if share else []
+    window, model = as_size(given), tree.get("model", {})
+    name = model.get("upsampling", "normal") if isinstance(model, dict) else None
+    if window is None or size is None or name not in UPSAMPLES:
+        return []
+    stride = 1 << UPSAMPLES[name]
+    if all(stride <= w <= s and w % stride == 0 for w, s in zip(window, size, strict=True)):
+        return []
+    return [f"train.window {list(window)}: expected multiples of {stride}, at most model.size {list(size)}"]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..core.parallel import num_cores
 from ..core.recipe import Recipe
 from ..core.report import Report, Task
 from ..core.signals import graceful_stop
-from ..data.dataset import Batch, StepSampler, TrainingSet, start_worker
+from ..data.dataset import Batch, StepSampler, StepWindows, TrainingSet, start_worker
 from ..store.run_folder import RunFolder, RunRecord, append_row, read_rows
 from ..weights.card import Card
 from ..windows.collate import collate_for
@@ -220,7 +220,7 @@ def training_loader(
     """Load this process's share of each step's batch."""
     train, ranks = trainer.recipe.train, trainer.processes.ranks
     share: Callable[..., Any] = partial(ranks.share, accumulate=train.accumulate)
-    sampler = StepSampler(indices, train.batch, train.seed, first_step, steps, share)
+    sampler = StepSampler(indices, train.batch, train.seed, first_step, steps, share, StepWindows.of(trainer.recipe))
     workers = min(train.num_workers, max(1, num_cores() // ranks.local_size))
     return DataLoader(
         dataset,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..compute.devices import fp32_math
 from ..core.recipe import Recipe
+from ..model.cutting import cut
 from ..model.discriminator import AnyDiscriminator, build_discriminator
 from ..model.encoder import ImageEncoder, reparameterize
 from ..model.generator import Generator
@@ -84,7 +85,8 @@ class Trainer:
     def step(self, batch: Mapping[str, Any], lr_scale: float) -> None:
         """Train on this process's share of a batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
 
-        The batch may contain its label ``windows`` (see windows/collate.py). Nothing here waits for the device: TERMS
+        The batch may contain its label ``windows`` (see windows/collate.py); with ``at`` its label maps are windows of
+        the photos. Nothing here waits for the device: TERMS
         accumulate in ``totals``, there.
         """
         losses = torch.zeros_like(self.totals[: len(LOSSES)])
@@ -98,12 +100,16 @@ class Trainer:
 
     def _add_gradients(self, batch: Mapping[str, Any], share: float) -> Tensor:
         """Add the gradients of ``share`` times both losses of a micro-batch; return the values of LOSSES."""
-        semantic, photo, eps = self.inputs(batch)
+        semantic, whole, eps = self.inputs(batch)
+        at = batch["at"].to(self.device, non_blocking=True) if "at" in batch else None
+        photo = whole
+        if at is not None:  # the losses see windows
+            photo = cut(whole, at, semantic.size).contiguous(memory_format=torch.channels_last)
 
         # one forward pass of all networks
         with self._autocast():
-            z, mu, logvar, reconstructed = self._latent(photo, eps)
-            render = self._called["generator"](semantic, z)
+            z, mu, logvar, reconstructed = self._latent(whole, eps)
+            render = self._called["generator"](semantic, z, at)
             fake = self._known(render, semantic, photo)
             fakes, reals = self._called["discriminator"](semantic, fake, photo)
             done = ForwardPass(
@@ -171,7 +177,7 @@ class Trainer:
         return torch.cat([reparameterize(mu, logvar, eps[:encoded]), eps[encoded:]]), mu, logvar, encoded
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
-        """Return semantic map, photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
+        """Return semantic map, whole photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         photo = (moved["photo"].to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         channels, edges, num_classes = moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes

@@ -93,6 +93,12 @@ def batches(recipe: Recipe, count: int = 3) -> list[dict[str, Tensor]]:
         }
         if recipe.labels.instances:
             batch["edges"] = integers(0, 2, (size, height, width))
+        if recipe.train.window:
+            rows, columns = (slice(n) for n in recipe.train.window)
+            batch |= {name: batch[name][:, rows, columns] for name in ("channels", "edges") if name in batch}
+            stride = recipe.model.stride
+            most = [(s - w) // stride for s, w in zip(recipe.model.size, recipe.train.window, strict=True)]
+            batch["at"] = stride * torch.stack([torch.randint(n + 1, (size,), generator=random) for n in most], 1)
         found.append(batch)
     return found
 
@@ -128,6 +134,24 @@ CASES = {
         "loss.color": 3.0,
     },
     "unknown pixels ignored": EVERYTHING | {"labels.unknown": "door", "loss.ignore_unknown": True, "loss.gram": 2.0},
+    "windows": EVERYTHING
+    | {
+        "model.size": [64, 96],
+        "data.load_size": [64, 96],
+        "train.window": [32, 64],
+        "train.window_share": 0.5,
+        "train.prior_share": 0.5,
+        "loss.color": 0.0,
+    },
+    "windows, edges, unknown pixels ignored": {
+        "model.latent": "noise",
+        "labels.instances": True,
+        "labels.unknown": "door",
+        "loss.ignore_unknown": True,
+        "train.window": [32, 32],
+        "train.window_share": 1.0,
+        "train.modulation": "fast",
+    },
     "projected": {"model.latent": "encoder", "train.prior_share": 0.25, "discriminator.kind": "projected"},
 }
 
