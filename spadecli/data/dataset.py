@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from ..core.recipe import Recipe
+from ..core.recipe import AUGMENT_NUMBERS, Recipe
 from .edges import instance_edges
 from .packed import Packed
 
@@ -35,7 +35,8 @@ class TrainingSet(Dataset[Batch]):
 
     An item has channels uint8 [H,W], edges uint8 [H,W] (if the label space has instances), photo uint8 [3,H,W] and eps
     float32 [Z]. Edges are computed after crop and flip. Where training is on windows, channels and edges are those of
-    the window, and ``at`` int64 [2] is its first row and column in the photo.
+    the window, and ``at`` int64 [2] is its first row and column in the photo. ``augment`` float32 [AUGMENT_NUMBERS], if
+    the recipe augments, are the numbers in [0,1) that model/augment.py works with.
     """
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
@@ -46,7 +47,8 @@ class TrainingSet(Dataset[Batch]):
     def __getitem__(self, key: Key) -> Batch:
         """Return the sample of (epoch, index), or a window of it."""
         epoch, index, *at = key
-        random = np.random.default_rng((self.recipe.train.seed, epoch, index))
+        train = self.recipe.train
+        random = np.random.default_rng((train.seed, epoch, index))
         codes, instances, photo = self.packed.get(index)
         window = self._window(random)
         eps = random.standard_normal(self.recipe.model.z_dim, dtype=np.float32)
@@ -57,10 +59,13 @@ class TrainingSet(Dataset[Batch]):
         }
         if self.recipe.labels.instances and instances is not None:
             item["edges"] = instance_edges(instances[window])
-        if at and self.recipe.train.window:
-            rows, columns = (slice(i, i + n) for i, n in zip(at, self.recipe.train.window, strict=True))
+        if at and train.window:
+            rows, columns = (slice(i, i + n) for i, n in zip(at, train.window, strict=True))
             item |= {name: item[name][rows, columns] for name in ("channels", "edges") if name in item}
             item["at"] = np.array(at, np.int64)
+        if self.recipe.discriminator.augment:
+            changes = np.random.default_rng(np.random.SeedSequence((train.seed, epoch, index), spawn_key=(2,)))
+            item["augment"] = changes.random(AUGMENT_NUMBERS, dtype=np.float32)
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
 
     def centre(self, index: int) -> Fixed:

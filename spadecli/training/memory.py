@@ -13,8 +13,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..core.errors import UserError
 from ..core.ranks import Ranks
-from ..core.recipe import Recipe
+from ..core.recipe import AUGMENT_NUMBERS, Recipe
 from ..model import losses
+from ..model.augment import Augmentation
 from ..model.cutting import cut
 from ..model.encoder import reparameterize
 from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
@@ -63,6 +64,7 @@ def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
         generating = [m for m in (generator, encoder) if m is not None]
         fixed = [perceptual] if perceptual is not None else []
         semantic, photo, eps, at = _shapes(recipe, counted)
+        numbers = torch.empty(counted, AUGMENT_NUMBERS)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
         saved = _SavedBytes([*generating, discriminator, *fixed])
         with saved, autocast:
@@ -73,7 +75,9 @@ def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
             fake = generator(semantic, z, at)
             if at is not None:
                 photo = cut(photo, at, semantic.size)
-            losses.feature_matching(*discriminator(semantic, fake, photo))
+            augmentation = Augmentation(recipe.discriminator.augment, 0.0, fake.device)
+            judged = augmentation(semantic, [fake, photo.to(fake.dtype)], numbers)
+            losses.feature_matching(*discriminator(judged[0], *judged[1]))
             if perceptual is not None:
                 perceptual(fake, photo)
     trained = sum(map(_size, [*generating, discriminator]))

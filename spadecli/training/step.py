@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..compute.devices import fp32_math
 from ..core.recipe import Recipe
+from ..model.augment import Augmentation
 from ..model.cutting import cut
 from ..model.discriminator import AnyDiscriminator, build_discriminator
 from ..model.encoder import ImageEncoder, reparameterize
@@ -79,6 +80,7 @@ class Trainer:
         self.totals = torch.zeros(len(TERMS), dtype=self.dtype, device=device)
         self.processes = Processes()
         self.balance = LossBalance(recipe.loss, device)
+        self.augmentation = Augmentation(recipe.discriminator.augment, recipe.discriminator.augment_from, device)
         self._called = self.networks()
         self.restart_ema()
 
@@ -96,12 +98,15 @@ class Trainer:
             d_norm, d_skipped = self._update(self.optimizer_d, self.recipe.train.lr_d * lr_scale)
             g_norm, g_skipped = self._update(self.optimizer_g, self.recipe.train.lr_g * lr_scale)
             self.ema.update()
+        if self.augmentation.kinds:
+            self.augmentation.watch(self.processes.mean(losses)[LOSSES.index("d_real")])
         self.totals += torch.cat([losses, torch.stack([g_norm, d_norm, g_skipped + d_skipped])])
 
     def _add_gradients(self, batch: Mapping[str, Any], share: float) -> Tensor:
         """Add the gradients of ``share`` times both losses of a micro-batch; return the values of LOSSES."""
         semantic, whole, eps = self.inputs(batch)
         at = batch["at"].to(self.device, non_blocking=True) if "at" in batch else None
+        numbers = batch["augment"].to(self.device, non_blocking=True) if "augment" in batch else None
         photo = whole
         if at is not None:  # the losses see windows
             photo = cut(whole, at, semantic.size).contiguous(memory_format=torch.channels_last)
@@ -111,7 +116,8 @@ class Trainer:
             z, mu, logvar, reconstructed = self._latent(whole, eps)
             render = self._called["generator"](semantic, z, at)
             fake = self._known(render, semantic, photo)
-            fakes, reals = self._called["discriminator"](semantic, fake, photo)
+            judged = self.augmentation(semantic, [fake, photo.to(fake.dtype)], numbers)
+            fakes, reals = self._called["discriminator"](judged[0], *judged[1])
             done = ForwardPass(
                 fake, photo, fakes, reals, self.discriminator, mu, logvar, self.perceptual, reconstructed
             )
@@ -121,7 +127,7 @@ class Trainer:
         g_loss = weighted_sum(g_terms, self.recipe.loss, self.balance.weights())
 
         # each loss has gradients for its own networks only
-        del fakes, reals, done  # so that the backward pass frees feature maps as it uses them
+        del judged, fakes, reals, done  # so that the backward pass frees feature maps as it uses them
         torch.autograd.backward(share * d_loss, inputs=_parameters(self.optimizer_d), retain_graph=True)
         torch.autograd.backward(share * g_loss, inputs=_parameters(self.optimizer_g))
         nothing, terms = d_loss.new_zeros(()), g_terms | d_terms
@@ -222,6 +228,7 @@ class Trainer:
             "optimizers": [self.optimizer_g.state_dict(), self.optimizer_d.state_dict()],
             "ema": self.ema.state_dict(),
             "balance": self.balance.state_dict(),
+            "augmentation": self.augmentation.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -238,6 +245,8 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         if "balance" in state:  # states of before there was one
             self.balance.load_state_dict(state["balance"])
+        if "augmentation" in state:
+            self.augmentation.load_state_dict(state["augmentation"])
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the trained networks by name."""

@@ -1,4 +1,4 @@
-"""Training on windows of the images: where they lie, that a whole window is the image, and that a run resumes."""
+"""Training on windows of the images: where they lie, and that a whole window is the image; that such runs resume."""
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from spadecli.training.memory import estimate_memory
 from spadecli.windows.collate import CollateWindows
 
 WINDOWS = ("train.window=[32,32]", "train.window_share=0.6")
+AUGMENTED = ("discriminator.augment=color,translation,cutout", "discriminator.augment_from=9")
 
 
 def recipe_of(folder, *overrides, **more):
@@ -83,14 +84,15 @@ def test_a_window_of_the_whole_size_changes_nothing(tmp_path, latent):
     assert_same_weights(*(RunFolder(tmp_path / name / "tiny").weights_path for name in ("plain", "windows")))
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("changes", [WINDOWS, AUGMENTED], ids=["windows", "augmented"])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, changes):
     path = make_recipe(tmp_path, scale=2, instances=True)
-    whole = train(options(path, tmp_path / "whole", *WINDOWS))
+    whole = train(options(path, tmp_path / "whole", *changes))
     other = train(options(path, tmp_path / "other"))
-    parts = train(options(path, tmp_path / "parts", *WINDOWS, max_minutes=0))
+    parts = train(options(path, tmp_path / "parts", *changes, max_minutes=0))
     assert not parts.finished
     while not parts.finished:
-        parts = train(options(path, tmp_path / "parts", *WINDOWS, max_minutes=0))
+        parts = train(options(path, tmp_path / "parts", *changes, max_minutes=0))
     assert_same_weights(whole.weights, parts.weights)
     with pytest.raises(AssertionError):
         assert_same_weights(whole.weights, other.weights)
@@ -99,7 +101,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
 @pytest.mark.dist
 def test_two_processes_train_like_one(tmp_path):
     path = make_recipe(tmp_path, pairs=9, scale=2)
-    overrides = (*WINDOWS, "train.batch=4", "train.accumulate=2", "train.precision=fp64", "train.steps=4")
+    overrides = (*WINDOWS, *AUGMENTED, "train.batch=4", "train.accumulate=2", "train.precision=fp64", "train.steps=4")
     rows = []
     for size in (1, 2):
         what = options(path, tmp_path / str(size), *overrides)
