@@ -89,12 +89,13 @@ class PlainTraining:
         self.adam_g = Adam({name: p for name, p in named.items() if name not in of_d}, *betas)
         self.averages = {name: _folded(n) for name, n in self.networks.items() if name != "discriminator"}
         self.steps = 0
+        self.hinge_average, self.augmented = 1.0, False
         self.terms = dict.fromkeys(TERMS, 0.0)
 
     def step(self, batch: Mapping[str, Tensor], lr_scale: float) -> None:
         """Both networks learn from the same fakes, made and judged as they were before the step."""
         train = self.recipe.train
-        size = train.batch // train.accumulate
+        size, sure_before = train.batch // train.accumulate, self.terms["d_real"]
         for i in range(train.accumulate):
             for network in self.networks.values():
                 for layer in network.modules():
@@ -102,6 +103,9 @@ class PlainTraining:
                         layer.iterates = i == 0
             self._backward({name: v[i * size : (i + 1) * size] for name, v in batch.items()}, 1 / train.accumulate)
         self.terms["g_norm"] += self.adam_g.step(train.lr_g * lr_scale, train.max_grad_norm)
+        self.hinge_average = 0.99 * self.hinge_average + 0.01 * (self.terms["d_real"] - sure_before)
+        begun = self.hinge_average < self.recipe.discriminator.augment_from
+        self.augmented = self.augmented or bool(self.recipe.discriminator.augment and begun)
         self.terms["d_norm"] += self.adam_d.step(train.lr_d * lr_scale, train.max_grad_norm)
 
         self.steps += 1
@@ -113,6 +117,7 @@ class PlainTraining:
     def _backward(self, batch: Mapping[str, Tensor], share: float) -> None:
         weights = self.recipe.loss
         photo = batch["photo"].double() / 127.5 - 1
+        whole = photo
         eps = batch["eps"].double()
         semantic = SemanticMap(batch["channels"].long(), batch.get("edges"), self.recipe.labels.num_classes)
         judge = copy.deepcopy(self.discriminator)  # the generator's loss reaches the weights of this one, if any
@@ -123,11 +128,25 @@ class PlainTraining:
         encoded = len(photo)  # the others meet the adversarial loss alone
         if self.encoder is not None:
             encoded -= round(self.recipe.train.prior_share * len(photo))
-            mu, logvar = self.encoder(photo[:encoded])
+            mu, logvar = self.encoder(whole[:encoded])
             z = torch.cat([mu + (logvar / 2).exp() * eps[:encoded], eps[encoded:]])
             terms["kl"] = (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).sum(1).mean()
-        fake = self.generator(semantic, z)
-        fakes, reals = judge(semantic, fake, photo)
+        if "at" in batch:
+            photo = _windows(whole, batch["at"], semantic.size)
+            grid, stride = self.recipe.model.start_grid, self.recipe.model.stride
+            start = self.generator.fc(z).reshape(len(z), -1, *grid)
+            size = semantic.size[0] // stride, semantic.size[1] // stride
+            fake = self.generator.from_start(_windows(start, batch["at"] // stride, size), semantic)
+        else:
+            fake = self.generator(semantic, z)
+        if weights.ignore_unknown:
+            names = [c.name for c in self.recipe.labels.classes]
+            unknown = (semantic.channels == names.index(self.recipe.labels.unknown)).double()[:, None]
+            fake = unknown * photo + (1 - unknown) * fake
+        seen = [fake, photo]
+        if self.augmented:
+            seen, semantic = self._augmented(seen, semantic, batch["augment"].tolist())
+        fakes, reals = judge(semantic, *seen)
         terms["g_hinge"] = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
         inner = [[f[:encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]
         terms["feature_matching"] = sum((f - r.detach()).abs().mean() for f, r in zip(*inner, strict=True))
@@ -145,13 +164,39 @@ class PlainTraining:
         (share * loss).backward()
 
         # discriminator
-        fakes, reals = self.discriminator(semantic, fake.detach(), photo)
+        fakes, reals = self.discriminator(semantic, seen[0].detach(), seen[1])
         terms["d_fake"] = sum((1 + maps[-1]).clamp(min=0).mean() for maps in fakes) / len(fakes)
         terms["d_real"] = sum((1 - maps[-1]).clamp(min=0).mean() for maps in reals) / len(reals)
         (share * (terms["d_fake"] + terms["d_real"])).backward()
 
         for name, value in terms.items():
             self.terms[name] += share * value.item()
+
+    def _augmented(
+        self, images: list[Tensor], semantic: SemanticMap, numbers: list[list[float]]
+    ) -> tuple[list[Tensor], SemanticMap]:
+        """Images and map as DiffAugment changes them, one image after the other."""
+        kinds = self.recipe.discriminator.augment
+        planes = semantic.planes(semantic.size, torch.float64)
+        (height, width), found, moved = semantic.size, [[] for _ in images], []
+        for i, (light, saturation, contrast, down, right, row, column) in enumerate(numbers):
+            dy, dx = (int(u * (2 * (n // 8) + 1)) - n // 8 for u, n in ((down, height), (right, width)))
+            top, left = (int(u * (n + 1)) - n // 4 for u, n in ((row, height), (column, width)))
+            for images_of, into in zip(images, found, strict=True):
+                x = images_of[i]
+                if "color" in kinds:
+                    x = x + light - 0.5
+                    x = x.mean(0) + 2 * saturation * (x - x.mean(0))
+                    x = x.mean() + (contrast + 0.5) * (x - x.mean())
+                if "translation" in kinds:
+                    x = _translated(x, dy, dx)
+                if "cutout" in kinds:
+                    kept = torch.ones(height, width, dtype=torch.float64)
+                    kept[max(top, 0) : top + height // 2, max(left, 0) : left + width // 2] = 0
+                    x = x * kept
+                into.append(x)
+            moved.append(_translated(planes[i], dy, dx) if "translation" in kinds else planes[i])
+        return [torch.stack(xs) for xs in found], semantic.with_planes(torch.stack(moved))
 
     def numbers(self, steps: int) -> dict[str, Tensor]:
         """Everything that a step changes, by name; the terms are means over the last ``steps`` steps."""
@@ -228,6 +273,18 @@ def _squares(image: Tensor) -> Tensor:
     """Mean colours of 16 x 16 squares."""
     n, c, h, w = image.shape
     return image.reshape(n, c, 16, h // 16, 16, w // 16).mean((3, 5))
+
+
+def _translated(x: Tensor, dy: int, dx: int) -> Tensor:
+    """Row y and column x of the result are y + dy and x + dx of [C,H,W], or 0."""
+    (height, width), far = x.shape[1:], max(x.shape)
+    return F.pad(x, (far,) * 4)[:, far + dy : far + dy + height, far + dx : far + dx + width]
+
+
+def _windows(maps: Tensor, at: Tensor, size: tuple[int, int]) -> Tensor:
+    """The window of each map that begins at this row and column."""
+    (height, width), places = size, at.tolist()
+    return torch.stack([m[:, y : y + height, x : x + width] for m, (y, x) in zip(maps, places, strict=True)])
 
 
 def _perceptual(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -67,6 +67,10 @@ def convert(
             metavar="FILE", help="Add JSON of spade score --json to the card. Repeatable.", rich_help_panel=SAFETENSORS
         ),
     ] = None,
+    match_prior: Annotated[
+        Path | None,
+        typer.Option(metavar="PHOTOS", help="Fold in where the photos' styles lie.", rich_help_panel=SAFETENSORS),
+    ] = None,
     encoder: Annotated[
         Path | None, typer.Option(metavar="FILE", help="NVlabs latest_net_E.pth.", rich_help_panel=NVLABS)
     ] = None,
@@ -124,6 +128,7 @@ def convert(
         encoder=encoder,
         half=half,
         metrics=tuple(metrics or ()),
+        match_prior=match_prior,
         overwrite=overwrite,
         dry_run=dry_run,
         preset=preset,

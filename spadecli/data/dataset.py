@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from ..core.recipe import Recipe
+from ..core.recipe import AUGMENT_NUMBERS, Recipe
 from .edges import instance_edges
 from .packed import Packed
 
-Key = tuple[int, int]  # (epoch, index into the packed file)
+Key = tuple[int, ...]  # (epoch, index into the packed file), and for a window of the image its first row and column
 Batch = dict[str, torch.Tensor]
 
 
@@ -33,7 +34,9 @@ class TrainingSet(Dataset[Batch]):
     """Random crops and flips of packed pairs, with the noise of the latent.
 
     An item has channels uint8 [H,W], edges uint8 [H,W] (if the label space has instances), photo uint8 [3,H,W] and eps
-    float32 [Z]. Edges are computed after crop and flip.
+    float32 [Z]. Edges are computed after crop and flip. Where training is on windows, channels and edges are those of
+    the window, and ``at`` int64 [2] is its first row and column in the photo. ``augment`` float32 [AUGMENT_NUMBERS], if
+    the recipe augments, are the numbers in [0,1) that model/augment.py works with.
     """
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
@@ -42,19 +45,27 @@ class TrainingSet(Dataset[Batch]):
         self._channel_of = recipe.labels.code_to_channel.astype(np.uint8)
 
     def __getitem__(self, key: Key) -> Batch:
-        """Return the sample of (epoch, index)."""
-        epoch, index = key
-        random = np.random.default_rng((self.recipe.train.seed, epoch, index))
+        """Return the sample of (epoch, index), or a window of it."""
+        epoch, index, *at = key
+        train = self.recipe.train
+        random = np.random.default_rng((train.seed, epoch, index))
         codes, instances, photo = self.packed.get(index)
         window = self._window(random)
         eps = random.standard_normal(self.recipe.model.z_dim, dtype=np.float32)
-        item = {
+        item: dict[str, NDArray[Any]] = {
             "channels": self._channel_of[codes[window]],
             "photo": photo[window].transpose(2, 0, 1),
             "eps": eps,
         }
         if self.recipe.labels.instances and instances is not None:
             item["edges"] = instance_edges(instances[window])
+        if at and train.window:
+            rows, columns = (slice(i, i + n) for i, n in zip(at, train.window, strict=True))
+            item |= {name: item[name][rows, columns] for name in ("channels", "edges") if name in item}
+            item["at"] = np.array(at, np.int64)
+        if self.recipe.discriminator.augment:
+            changes = np.random.default_rng(np.random.SeedSequence((train.seed, epoch, index), spawn_key=(2,)))
+            item["augment"] = changes.random(AUGMENT_NUMBERS, dtype=np.float32)
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
 
     def centre(self, index: int) -> CenteredPair:
@@ -88,12 +99,44 @@ def start_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
+@dataclass(frozen=True)
+class StepWindows:
+    """Which steps train on windows, and where these lie in the images: functions of seed and step.
+
+    size, window: (height, width) of the images and of the windows. stride: what first rows and columns are multiples
+    of. share: of the steps that train on windows.
+    """
+
+    size: tuple[int, int]
+    window: tuple[int, int]
+    stride: int
+    share: float
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> StepWindows | None:
+        """Return those of a recipe; None if it trains on whole images."""
+        train = recipe.train
+        if train.window is None or not train.window_share:
+            return None
+        return cls(recipe.model.size, train.window, recipe.model.stride, train.window_share, train.seed)
+
+    def places(self, step: int, batch: int) -> list[tuple[int, ...]]:
+        """Return the first row and column of the window of each image of a step; empty ones for whole images."""
+        random = np.random.default_rng(np.random.SeedSequence((self.seed, step), spawn_key=(1,)))
+        if random.random() >= self.share:
+            return [()] * batch
+        most = [(s - w) // self.stride for s, w in zip(self.size, self.window, strict=True)]
+        cells = random.integers(0, most, (batch, 2), endpoint=True)
+        return [(int(row) * self.stride, int(column) * self.stride) for row, column in cells]
+
+
 class StepSampler(Sampler[list[Key]]):
     """Yields the keys of each step's batch, from ``first_step`` to ``steps``.
 
     Samples form one endless stream, epoch after epoch, each epoch in its own order; step k takes the k-th ``batch`` of
     them. Training can thus resume at any step, and no sample of an epoch is dropped.
-    ``share`` selects a process's share of each step's keys.
+    ``share`` selects a process's share of each step's keys. windows: of the steps that train on them.
     """
 
     def __init__(
@@ -104,7 +147,9 @@ class StepSampler(Sampler[list[Key]]):
         first_step: int,
         steps: int,
         share: Callable[[list[Key]], list[Key]] = list,
+        windows: StepWindows | None = None,
     ) -> None:
+        self.windows = windows
         self.indices, self.share = np.asarray(indices), share
         self.batch, self.seed, self.first_step, self.steps = batch, seed, first_step, steps
 
@@ -114,11 +159,14 @@ class StepSampler(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         orders: dict[int, NDArray[np.int64]] = {}
         for step in range(self.first_step, self.steps):
-            keys = []
+            keys: list[Key] = []
             for position in range(step * self.batch, (step + 1) * self.batch):
                 epoch, place = divmod(position, len(self.indices))
                 if epoch not in orders:
                     orders = {e: o for e, o in orders.items() if e == epoch - 1}
                     orders[epoch] = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
                 keys.append((epoch, int(orders[epoch][place])))
+            if self.windows is not None:
+                places = self.windows.places(step, self.batch)
+                keys = [(*key, *place) for key, place in zip(keys, places, strict=True)]
             yield self.share(keys)

@@ -1,4 +1,4 @@
-"""Folders of photos, masks and instance maps: find the files, and pair them by name."""
+"""Folders of photos, masks, instance maps and masks of what lies outside: find the files, and pair them by name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ..core.errors import UserError
 from ..core.seeds import sample_key
 from .masks import INSTANCE_SUFFIXES, MASK_SUFFIXES, PHOTO_SUFFIXES
 
-Kind = Literal["photos", "masks", "instances"]
+Kind = Literal["photos", "masks", "instances", "outside"]
 
 EXPECTED: Mapping[Kind, tuple[str, ...]] = {
     "photos": PHOTO_SUFFIXES,
     "masks": MASK_SUFFIXES,
     "instances": INSTANCE_SUFFIXES,
+    "outside": (".png",),
 }
 _PICTURES = frozenset({*PHOTO_SUFFIXES, ".gif"})
 
@@ -34,17 +35,24 @@ class Item:
 
 @dataclass(frozen=True)
 class Pair:
-    """A photo and its mask, with or without an instance map."""
+    """A photo and its mask, with or without an instance map and a mask of what is outside the picture."""
 
     key: str
     photo: Item
     mask: Item
     instances: Item | None = None
+    outside: Item | None = None
 
     @property
-    def items(self) -> tuple[Item, ...]:
-        """The two or three files."""
-        return (self.photo, self.mask) if self.instances is None else (self.photo, self.mask, self.instances)
+    def items(self) -> dict[Kind, Item]:
+        """The two to four files."""
+        items: dict[Kind, Item | None] = {
+            "photos": self.photo,
+            "masks": self.mask,
+            "instances": self.instances,
+            "outside": self.outside,
+        }
+        return {kind: item for kind, item in items.items() if item is not None}
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,11 @@ def scan(folder: Path, kind: Kind = "masks", ending: str = "") -> list[Item]:
     return sorted(items, key=lambda item: item.key)
 
 
-def pair(photos: list[Item], masks: list[Item], instances: list[Item] | None = None) -> Pairing:
-    """Pair files by key. With instance maps, a pair needs all three."""
+def pair(
+    photos: list[Item], masks: list[Item], instances: list[Item] | None = None, outside: Collection[Item] = ()
+) -> Pairing:
+    """Pair files by key. With instance maps, a pair needs all three; masks of the outside may be missing."""
+    outside_of = {item.key: item for item in outside}
     groups = {"photo": photos, "mask": masks, "instance map": instances}
     by_key = {what: {item.key: item for item in items} for what, items in groups.items() if items is not None}
     pairs, unpaired = [], []
@@ -92,7 +103,8 @@ def pair(photos: list[Item], masks: list[Item], instances: list[Item] | None = N
             first = next(items[key] for items in by_key.values() if key in items)
             unpaired.append(f"{first.path}: no {' and no '.join(missing)} of that name")
         else:
-            pairs.append(Pair(key, *(items[key] for items in by_key.values())))
+            photo, mask, *others = (items[key] for items in by_key.values())
+            pairs.append(Pair(key, photo, mask, others[0] if others else None, outside_of.get(key)))
     return Pairing(tuple(pairs), tuple(unpaired))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,17 @@ from numpy.typing import NDArray
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from .folder import Pair
-from .masks import MaskFormat, Size, read_instances, read_mask, read_photo, resize_codes, resize_instances, resize_photo
+from .masks import (
+    MaskFormat,
+    Size,
+    read_instances,
+    read_mask,
+    read_photo,
+    read_pixels,
+    resize_codes,
+    resize_instances,
+    resize_photo,
+)
 from .packed import Sample
 from .statistics import code_counts
 
@@ -38,10 +49,13 @@ def read_pair(
 ) -> ReadPair | list[str]:
     """Read, check and resize a pair to ``size`` (height, width); or return one line per problem.
 
-    draw_instances: draws the instance map of a pair without a file for it.
+    draw_instances: draws the instance map of a pair without a file for it. What the pair's mask of the outside marks
+    gets the label space's unknown class.
     """
     problems: list[str] = []
     codes = _attempt(problems, read_mask, pair.mask.path, labels, mask_format)
+    if pair.outside is not None and codes is not None:
+        codes = _attempt(problems, mark_outside, codes, pair.outside.path, labels)
     photo = _attempt(problems, read_photo, pair.photo.path)
     instances = None
     if pair.instances is not None:
@@ -66,6 +80,22 @@ def read_pair(
         photo_size=(photo.shape[0], photo.shape[1]),
         counts=code_counts(codes),
     )
+
+
+def mark_outside(codes: NDArray[np.uint8], path: Path, labels: LabelSpace) -> NDArray[np.uint8]:
+    """Return label codes [H,W] with the unknown class where the mask of the outside is not 0.
+
+    Raises UserError if the label space has no such class, or the file is damaged, no 1-bit mask or of another size.
+    """
+    if labels.unknown_channel is None:
+        raise UserError(f"{path}: label space {labels.name!r} has no unknown class for what it marks")
+    marks = read_pixels(path)
+    if marks.ndim != 2 or len(np.unique(marks[marks != 0])) > 1:
+        raise UserError(f"{path}: not a 1-bit mask: expected 0 inside the picture, and one other value outside")
+    if marks.shape != codes.shape:
+        found, expected = ("x".join(map(str, x.shape)) for x in (marks, codes))
+        raise UserError(f"{path}: {found} (height x width), and its label map is {expected}")
+    return np.where(marks != 0, labels.channel_to_code[labels.unknown_channel], codes)
 
 
 def same_aspect(a: tuple[int, ...], b: tuple[int, ...]) -> bool:

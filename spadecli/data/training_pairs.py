@@ -25,6 +25,8 @@ def _expected_files(recipe: Recipe) -> list[str]:
     lines = [files("photos", data.photos, data.photo_suffix), files("masks", data.masks, data.mask_suffix)]
     if recipe.labels.instances:
         lines.append(files("instances", data.instances, data.instance_suffix))
+    if data.outside:
+        lines.append(files("outside", data.outside, ""))
     if data.scenes:
         lines.append(f"scenes: {data.scene_file}")
     return lines

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.architecture import Architecture
+from .cutting import cut
 from .layers import conv
 from .semantic import SemanticMap
 from .spade import SPADE, PlainNorm
@@ -73,9 +74,12 @@ class Generator(nn.Module):
         )
         self.conv_img = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def forward(self, semantic: SemanticMap, z: Tensor | None = None) -> Tensor:
-        """M semantic maps of HxW and z [M·S,Z] (None if the latent is "map") -> images [M·S,3,H,W] in [-1,1]."""
-        return self.from_start(self.start(semantic, z), semantic)
+    def forward(self, semantic: SemanticMap, z: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """M semantic maps of HxW and z [M·S,Z] (None if the latent is "map") -> images [M·S,3,H,W] in [-1,1].
+
+        at: see :meth:`start`.
+        """
+        return self.from_start(self.start(semantic, z, at), semantic)
 
     def from_start(self, x: Tensor, semantic: SemanticMap, tile: Tile | None = None) -> Tensor:
         """Apply the blocks to the first feature map [M·S,16·ngf (+ map channels),h,w] -> images [M·S,3,H,W].
@@ -90,15 +94,21 @@ class Generator(nn.Module):
         images = torch.tanh(self.conv_img(F.leaky_relu(x, LEAK)))
         return images if tile is None else tile.leave(images)
 
-    def start(self, semantic: SemanticMap, z: Tensor | None) -> Tensor:
-        """Compute the first feature map [M·S, 16·ngf (+ map channels), h, w]."""
+    def start(self, semantic: SemanticMap, z: Tensor | None, at: Tensor | None = None) -> Tensor:
+        """Compute the first feature map [M·S, 16·ngf (+ map channels), h, w].
+
+        at: the maps are windows of images of the training size, with these first rows and columns, int64 [M·S,2] in
+        multiples of the stride: what z makes of the whole image is cut there. None: the maps are whole.
+        """
         grid = self.arch.grid_for(semantic.size)
         dtype = self.conv_img.weight.dtype
         if z is None:
             x: Tensor = self.fc(semantic.planes(grid, dtype))
             return x
         x = self.fc(z).unflatten(1, (16 * self.arch.ngf, *self.arch.start_grid))
-        if grid != self.arch.start_grid:
+        if at is not None:
+            x = cut(x, at // self.arch.stride, grid)
+        elif grid != self.arch.start_grid:
             x = F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
         if self.concat_input:
             planes = semantic.planes(grid, x.dtype)

@@ -74,6 +74,12 @@ class SemanticMap:
             self._planes[key] = planes
         return self._planes[key]
 
+    def with_planes(self, planes: Tensor) -> SemanticMap:
+        """Return a map with these planes [M,P,H,W] at its whole size, in their dtype, for a discriminator."""
+        semantic = SemanticMap(self.channels, self.edges, self.num_classes, "plain", self.memory_format)
+        semantic._planes[self.size, planes.dtype] = planes
+        return semantic
+
     def of_block(self, tile: Tile, block: int) -> SemanticMap:
         """Return the part of the map that a block of the generator needs to compute a tile, at the block's size."""
         edges = None if self.edges is None else tile.labels(block, self.edges)

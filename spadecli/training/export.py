@@ -1,4 +1,8 @@
-"""The weights that a run exports: its averages (EMA), with recalibrated batch-norm statistics if requested."""
+"""The weights that a run exports: its averages (EMA).
+
+If the recipe asks for it, the moments of the encoder's style codes are folded in and batch-norm statistics are measured
+again.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from ..data.dataset import StepSampler, TrainingSet
 from ..weights.card import Card
 from ..weights.file import save_weights
+from ..weights.folding import fold_posterior
 from .ema import States, averaged_networks
-from .recalibration import Inputs, deviation_change, recalibrate, with_statistics_of
+from .recalibration import Inputs, deviation_change, posterior_moments, recalibrate, with_statistics_of
+from .sheets import photo_tensor
 from .step import Trainer
 from .validate import Validator
 
@@ -51,29 +58,25 @@ class WeightsExporter:
 
     def __init__(self, trainer: Trainer, dataset: TrainingSet, indices: Sequence[int], batches: int) -> None:
         self._trainer, self._dataset, self._indices, self.batches = trainer, dataset, indices, batches
-        self._made: tuple[int, States] | None = None
+        has_encoder = trainer.encoder is not None
+        self.photos = min(trainer.recipe.train.match_prior, len(indices)) if has_encoder else 0
+        self._made: tuple[int, States, States] | None = None
 
     def states(self, step: int) -> States:
-        """Return the effective weights at ``step``; they are recalibrated once per step."""
-        averages = self._trainer.ema.averages
-        if not self.batches:
-            return averages
-        if self._made is None or self._made[0] != step:
-            generator, encoder = averaged_networks(self._trainer.recipe, averages, self._trainer.device)
-            recalibrate(generator, encoder, self._inputs())
-            self._made = step, with_statistics_of(averages, generator)
-        return self._made[1]
+        """Return the effective weights at ``step``; what they need is measured once per step."""
+        return self._measured(step)[1]
 
     def save(self, path: Path, card: Card, step: int) -> None:
-        """Write the weights at ``step``; the card records a recalibration."""
+        """Write the weights at ``step``; the card records what was measured for them."""
         states = self.states(step)
-        if self.batches:
-            card = card.model_copy(update={"training": {**card.training, "recalibrated_on_batches": self.batches}})
+        done = {"recalibrated_on_batches": self.batches, "prior_matched_on_photographs": self.photos}
+        if added := {name: number for name, number in done.items() if number}:
+            card = card.model_copy(update={"training": {**card.training, **added}})
         save_weights(path, card, states["generator"], states.get("encoder"))
 
     def effect(self, step: int, validator: Validator | None) -> Recalibration:
         """Compare weights before and after recalibration: statistics and, given a validator, validation measures."""
-        before, after = self._trainer.ema.averages, self.states(step)
+        before, after = self._measured(step)
         changes = np.abs(deviation_change(before["generator"], after["generator"]) or [0.0])
         return Recalibration(
             batches=self.batches,
@@ -82,6 +85,36 @@ class WeightsExporter:
             before=validator.measure(before) if validator else {},
             after=validator.measure(after) if validator else {},
         )
+
+    def _measured(self, step: int) -> tuple[States, States]:
+        """The weights at ``step`` before and after recalibration."""
+        averages = self._trainer.ema.averages
+        if not (self.batches or self.photos):
+            return averages, averages
+        if self._made is None or self._made[0] != step:
+            before = after = self._matched(averages)
+            if self.batches:
+                generator, encoder = averaged_networks(self._trainer.recipe, before, self._trainer.device)
+                recalibrate(generator, encoder, self._inputs())
+                after = with_statistics_of(before, generator)
+            self._made = step, before, after
+        return self._made[1:]
+
+    def _matched(self, averages: States) -> States:
+        """The averages, with the moments of the encoder's codes folded in if the recipe asks for it."""
+        _, encoder = averaged_networks(self._trainer.recipe, averages, self._trainer.device)
+        if not self.photos or encoder is None:
+            return averages
+        moments = posterior_moments(encoder.to(self._trainer.dtype), self._centres())
+        generator_state, encoder_state = fold_posterior(averages["generator"], averages["encoder"], *moments)
+        return {**averages, "generator": generator_state, "encoder": encoder_state}
+
+    def _centres(self) -> Iterator[Tensor]:
+        """Centre crops of training photographs, spread evenly over them, one by one."""
+        for i in range(self.photos):
+            index = self._indices[i * len(self._indices) // self.photos]
+            photo = photo_tensor(self._dataset.centre(index).photo)
+            yield photo.to(self._trainer.device, self._trainer.dtype)
 
     def _inputs(self) -> Iterator[Inputs]:
         train = self._trainer.recipe.train

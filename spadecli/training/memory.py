@@ -13,8 +13,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..core.errors import UserError
 from ..core.ranks import Ranks
-from ..core.recipe import Recipe
+from ..core.recipe import AUGMENT_NUMBERS, Recipe
 from ..model import losses
+from ..model.augment import Augmentation
+from ..model.cutting import cut
 from ..model.encoder import reparameterize
 from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
 from ..model.semantic import SemanticMap
@@ -50,7 +52,10 @@ class Memory:
 
 
 def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
-    """Estimate the memory of a step by running the forward pass of one micro-batch on shapes alone."""
+    """Estimate the memory of a step by running the forward pass of one micro-batch on shapes alone.
+
+    Unless every step trains on windows, it is that of a step on whole images.
+    """
     images = max(1, recipe.train.batch // (processes * recipe.train.accumulate))
     counted = max(2, images)  # batch norm refuses a single image of one pixel
     with FakeTensorMode():
@@ -58,7 +63,8 @@ def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
         perceptual = _perceptual(recipe)
         generating = [m for m in (generator, encoder) if m is not None]
         fixed = [perceptual] if perceptual is not None else []
-        semantic, photo, eps = _shapes(recipe, counted)
+        semantic, photo, eps, at = _shapes(recipe, counted)
+        numbers = torch.empty(counted, AUGMENT_NUMBERS)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.precision == "bf16")
         saved = _SavedBytes([*generating, discriminator, *fixed])
         with saved, autocast:
@@ -66,8 +72,12 @@ def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
             if encoder is not None:
                 mu, logvar = encoder(photo)
                 z = reparameterize(mu, logvar, eps)
-            fake = generator(semantic, z)
-            losses.feature_matching(*discriminator(semantic, fake, photo))
+            fake = generator(semantic, z, at)
+            if at is not None:
+                photo = cut(photo, at, semantic.size)
+            augmentation = Augmentation(recipe.discriminator.augment, 0.0, fake.device)
+            judged = augmentation(semantic, [fake, photo.to(fake.dtype)], numbers)
+            losses.feature_matching(*discriminator(judged[0], *judged[1]))
             if perceptual is not None:
                 perceptual(fake, photo)
     trained = sum(map(_size, [*generating, discriminator]))
@@ -103,14 +113,16 @@ def _perceptual(recipe: Recipe) -> PerceptualLoss | None:
     return PerceptualLoss(network, nn.Sequential(*layers).state_dict())
 
 
-def _shapes(recipe: Recipe, batch: int) -> tuple[SemanticMap, Tensor, Tensor]:
-    """Make semantic map, photos and noise of ``batch`` images, without values."""
-    (height, width), labels = recipe.model.size, recipe.labels
-    channels = torch.empty(batch, height, width, dtype=torch.int64)
-    edges = torch.empty(batch, height, width) if labels.instances else None
-    photo = torch.empty(batch, 3, height, width)
+def _shapes(recipe: Recipe, batch: int) -> tuple[SemanticMap, Tensor, Tensor, Tensor | None]:
+    """Make semantic map, photos, noise and places of windows of ``batch`` images, without values."""
+    train, labels = recipe.train, recipe.labels
+    window = train.window if train.window_share == 1 else None
+    channels = torch.empty(batch, *(window or recipe.model.size), dtype=torch.int64)
+    edges = torch.empty(channels.shape) if labels.instances else None
+    photo = torch.empty(batch, 3, *recipe.model.size)
+    at = torch.empty(batch, 2, dtype=torch.int64) if window else None
     eps = torch.empty(batch, recipe.model.z_dim)
-    return SemanticMap(channels, edges, labels.num_classes, "plain"), photo, eps
+    return SemanticMap(channels, edges, labels.num_classes, "plain"), photo, eps, at
 
 
 def _size(network: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Recalibration of batch-norm statistics for averaged weights.
+"""What is measured for averaged weights: batch-norm statistics, and where the encoder's style codes lie.
 
 Training averages the running statistics along with the weights, so they describe the activations of the individual
 networks of the past. Those of the averaged network differ; here they are measured over batches.
@@ -42,6 +42,17 @@ def recalibrate(generator: Generator, encoder: ImageEncoder | None, batches: Ite
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.eval()
+
+
+@torch.no_grad()
+def posterior_moments(encoder: ImageEncoder, photos: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation [Z] of the style codes of ``photos``, batches [N,3,H,W] in [-1,1].
+
+    They are those of z drawn from the encoder's posterior of a photo drawn at random; float64.
+    """
+    heads = [encoder(batch) for batch in photos]
+    mu, logvar = (torch.cat(parts).double() for parts in zip(*heads, strict=True))
+    return mu.mean(0), (mu.var(0, correction=0) + logvar.exp().mean(0)).sqrt()
 
 
 def with_statistics_of(states: States, generator: Generator) -> States:

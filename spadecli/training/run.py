@@ -19,7 +19,7 @@ from ..core.parallel import num_cores
 from ..core.recipe import Recipe
 from ..core.report import Report, Task
 from ..core.signals import graceful_stop
-from ..data.dataset import Batch, StepSampler, TrainingSet, start_worker
+from ..data.dataset import Batch, StepSampler, StepWindows, TrainingSet, start_worker
 from ..store.run_folder import RunFolder, RunRecord, append_row, read_rows
 from ..weights.card import Card
 from ..windows.collate import collate_for
@@ -220,7 +220,7 @@ def training_loader(
     """Load this process's share of each step's batch."""
     train, ranks = trainer.recipe.train, trainer.processes.ranks
     share: Callable[..., Any] = partial(ranks.share, accumulate=train.accumulate)
-    sampler = StepSampler(indices, train.batch, train.seed, first_step, steps, share)
+    sampler = StepSampler(indices, train.batch, train.seed, first_step, steps, share, StepWindows.of(trainer.recipe))
     workers = min(train.num_workers, max(1, num_cores() // ranks.local_size))
     return DataLoader(
         dataset,
@@ -242,8 +242,8 @@ def _tensorboard(run_dir: Path) -> Any:
 def run_card(recipe: Recipe, record: RunRecord, step: int, seconds: float, trainer: Trainer, num_samples: int) -> Card:
     """Build the card of the run's weights. Paths are cut to file names, as folders mean nothing elsewhere."""
     plain = recipe.model_dump(mode="json")
-    for section, key in (("data", "photos"), ("data", "masks"), ("data", "instances"), ("data", "packed")):
-        plain[section][key] = Path(plain[section][key]).name
+    for key in ("photos", "masks", "instances", "outside", "packed"):
+        plain["data"][key] = Path(plain["data"][key]).name
     plain["loss"]["perceptual_weights"] = Path(plain["loss"]["perceptual_weights"]).name
     for key in ("extractor", "inception", "segmenter"):
         plain["validation"][key] = Path(plain["validation"][key]).name

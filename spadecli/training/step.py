@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ..compute.devices import fp32_math
 from ..core.recipe import Recipe
+from ..model.augment import Augmentation
+from ..model.cutting import cut
 from ..model.discriminator import AnyDiscriminator, build_discriminator
 from ..model.encoder import ImageEncoder, reparameterize
 from ..model.generator import Generator
@@ -78,13 +80,15 @@ class Trainer:
         self.totals = torch.zeros(len(TERMS), dtype=self.dtype, device=device)
         self.processes = Processes()
         self.balance = LossBalance(recipe.loss, device)
+        self.augmentation = Augmentation(recipe.discriminator.augment, recipe.discriminator.augment_from, device)
         self._called = self.networks()
         self.restart_ema()
 
     def step(self, batch: Mapping[str, Any], lr_scale: float) -> None:
         """Train on this process's share of a batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
 
-        The batch may contain its label ``windows`` (see windows/collate.py). Nothing here waits for the device: TERMS
+        The batch may contain its label ``windows`` (see windows/collate.py); with ``at`` its label maps are windows of
+        the photos. Nothing here waits for the device: TERMS
         accumulate in ``totals``, there.
         """
         losses = torch.zeros_like(self.totals[: len(LOSSES)])
@@ -94,27 +98,36 @@ class Trainer:
             d_norm, d_skipped = self._update(self.optimizer_d, self.recipe.train.lr_d * lr_scale)
             g_norm, g_skipped = self._update(self.optimizer_g, self.recipe.train.lr_g * lr_scale)
             self.ema.update()
+        if self.augmentation.kinds:
+            self.augmentation.watch(self.processes.mean(losses)[LOSSES.index("d_real")])
         self.totals += torch.cat([losses, torch.stack([g_norm, d_norm, g_skipped + d_skipped])])
 
     def _add_gradients(self, batch: Mapping[str, Any], share: float) -> Tensor:
         """Add the gradients of ``share`` times both losses of a micro-batch; return the values of LOSSES."""
-        semantic, photo, eps = self.inputs(batch)
+        semantic, whole, eps = self.inputs(batch)
+        at = batch["at"].to(self.device, non_blocking=True) if "at" in batch else None
+        numbers = batch["augment"].to(self.device, non_blocking=True) if "augment" in batch else None
+        photo = whole
+        if at is not None:  # the losses see windows
+            photo = cut(whole, at, semantic.size).contiguous(memory_format=torch.channels_last)
 
         # one forward pass of all networks
         with self._autocast():
-            z, mu, logvar, reconstructed = self._latent(photo, eps)
-            fake = self._called["generator"](semantic, z)
-            fakes, reals = self._called["discriminator"](semantic, fake, photo)
+            z, mu, logvar, reconstructed = self._latent(whole, eps)
+            render = self._called["generator"](semantic, z, at)
+            fake = self._known(render, semantic, photo)
+            judged = self.augmentation(semantic, [fake, photo.to(fake.dtype)], numbers)
+            fakes, reals = self._called["discriminator"](judged[0], *judged[1])
             done = ForwardPass(
                 fake, photo, fakes, reals, self.discriminator, mu, logvar, self.perceptual, reconstructed
             )
             g_terms = generator_terms(done, self.recipe.loss)
             d_loss, d_terms = discriminator_losses(done)
-        self.balance.measure(g_terms, fake, self.processes.mean)
+        self.balance.measure(g_terms, render, self.processes.mean)
         g_loss = weighted_sum(g_terms, self.recipe.loss, self.balance.weights())
 
         # each loss has gradients for its own networks only
-        del fakes, reals, done  # so that the backward pass frees feature maps as it uses them
+        del judged, fakes, reals, done  # so that the backward pass frees feature maps as it uses them
         torch.autograd.backward(share * d_loss, inputs=_parameters(self.optimizer_d), retain_graph=True)
         torch.autograd.backward(share * g_loss, inputs=_parameters(self.optimizer_g))
         nothing, terms = d_loss.new_zeros(()), g_terms | d_terms
@@ -154,6 +167,13 @@ class Trainer:
             with unsynchronized(self._called, i < parts - 1):
                 yield {name: values[i] for name, values in split.items()}, 1 / parts
 
+    def _known(self, render: Tensor, semantic: SemanticMap, photo: Tensor) -> Tensor:
+        """With ``loss.ignore_unknown``, return the render with the photo pasted in where the map is unknown."""
+        unknown = self.recipe.labels.unknown_channel
+        if unknown is None or not self.recipe.loss.ignore_unknown:
+            return render
+        return torch.where((semantic.channels == unknown)[:, None], photo.to(render.dtype), render)
+
     def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, int]:
         """Return z of each sample, the posterior's mean and log variance or None, and how many z encode their photo."""
         if self.encoder is None:
@@ -163,7 +183,7 @@ class Trainer:
         return torch.cat([reparameterize(mu, logvar, eps[:encoded]), eps[encoded:]]), mu, logvar, encoded
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
-        """Return semantic map, photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
+        """Return semantic map, whole photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         photo = (moved["photo"].to(self.dtype) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         channels, edges, num_classes = moved["channels"].long(), moved.get("edges"), self.recipe.labels.num_classes
@@ -208,6 +228,7 @@ class Trainer:
             "optimizers": [self.optimizer_g.state_dict(), self.optimizer_d.state_dict()],
             "ema": self.ema.state_dict(),
             "balance": self.balance.state_dict(),
+            "augmentation": self.augmentation.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -224,6 +245,8 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         if "balance" in state:  # states of before there was one
             self.balance.load_state_dict(state["balance"])
+        if "augmentation" in state:
+            self.augmentation.load_state_dict(state["augmentation"])
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the trained networks by name."""

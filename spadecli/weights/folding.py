@@ -1,6 +1,12 @@
-"""Batch norm folded into SPADE's modulation for inference, which leaves one multiply-add per value."""
+"""Fixed linear maps folded into the weights beside them.
+
+Batch norm goes into SPADE's modulation for inference, which leaves one multiply-add per value; the moments of the
+encoder's style codes go into the layers that write and read z.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +45,31 @@ def folded_modulation(layer: SPADE) -> tuple[Tensor, Tensor]:
         gamma_weight, gamma_bias = scale[:, None, None, None] * gamma_weight, scale * gamma_bias
     dtype = conv.weight.dtype
     return torch.cat([gamma_weight, beta_weight]).to(dtype), torch.cat([gamma_bias, beta_bias]).to(dtype)
+
+
+@torch.no_grad()
+def fold_posterior(
+    generator: Mapping[str, Tensor], encoder: Mapping[str, Tensor], mean: Tensor, deviation: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the effective weights of generator and encoder for the style code z' = (z - mean) / deviation.
+
+    mean, deviation: [Z], of the encoder's codes over photographs. Renders of encoded photographs stay as they are;
+    z' ~ N(0, I) is drawn where the encoder's codes lie, and z ~ N(0, I) was not. Computed in float64, returned in the
+    weights' dtype.
+    """
+    folded, encoding = dict(generator), dict(encoder)
+    m, s = mean.double(), deviation.double()
+
+    def put(state: dict[str, Tensor], name: str, value: Tensor) -> None:
+        state[name] = value.to(state[name].dtype)
+
+    weight = generator["fc.weight"].double()
+    put(folded, "fc.weight", weight * s)
+    put(folded, "fc.bias", generator["fc.bias"].double() + weight @ m)
+    put(encoding, "fc_mu.weight", encoder["fc_mu.weight"].double() / s[:, None])
+    put(encoding, "fc_mu.bias", (encoder["fc_mu.bias"].double() - m) / s)
+    put(encoding, "fc_logvar.bias", encoder["fc_logvar.bias"].double() - 2 * s.log())
+    return folded, encoding
 
 
 def _statistics(layer: SPADE) -> tuple[Tensor, Tensor] | None:

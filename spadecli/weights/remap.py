@@ -166,7 +166,7 @@ def differences(
         keys.append("encoder_grid")
     problems = [f"model.{key}: {before[key]} -> {after[key]}" for key in keys]
     if old_d is not None:
-        d_before, d_after = old_d.model_dump(), new_d.model_dump()
+        d_before, d_after = (d.model_dump(exclude={"augment", "augment_from"}) for d in (old_d, new_d))
         problems += [f"discriminator.{k}: {d_before[k]} -> {v}" for k, v in d_after.items() if d_before[k] != v]
     return problems
 

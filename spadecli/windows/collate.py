@@ -100,7 +100,7 @@ class CollateWindows:
 
     def __init__(self, recipe: Recipe, parts: int = 1) -> None:
         self.num_classes, self.kernel, self.parts = recipe.labels.num_classes, recipe.model.kernel, parts
-        self.sizes, self.every = level_sizes(recipe.model), recipe.train.modulation == "fast"
+        self.arch, self.every = recipe.model, recipe.train.modulation == "fast"
 
     def __call__(self, items: list[dict[str, Tensor]]) -> dict[str, Any]:
         """Collate items of a TrainingSet to a batch."""
@@ -109,11 +109,13 @@ class CollateWindows:
         return batch
 
     def windows(self, batch: Mapping[str, Tensor]) -> BatchWindows | PartedWindows:
-        """Find the windows of a batch."""
+        """Find the windows of a batch, of whole label maps or of parts of them."""
+        height, width = batch["channels"].shape[1:]
+        sizes = level_sizes(self.arch.model_copy(update={"size": (height, width)}))
         channels = batch["channels"].tensor_split(self.parts)
         edges = batch["edges"].tensor_split(self.parts) if "edges" in batch else [None] * self.parts
         parts = [
-            BatchWindows.find(c, e, self.num_classes, self.sizes, self.kernel, self.every)
+            BatchWindows.find(c, e, self.num_classes, sizes, self.kernel, self.every)
             for c, e in zip(channels, edges, strict=True)
         ]
         return parts[0] if self.parts == 1 else PartedWindows(parts)

@@ -5,8 +5,11 @@ import json
 import numpy as np
 import onnx
 import pytest
+import torch
 from conftest import ROOT
 from fake_backend import Listener
+from files import save
+from networks import LABELS, torch_weights
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -15,7 +18,12 @@ from spadecli.cli.app import app
 from spadecli.commands.convert.command import ConvertOptions, convert
 from spadecli.commands.inspect.command import InspectOptions, inspect
 from spadecli.commands.render.command import RenderOptions, render
+from spadecli.core.architecture import Architecture
 from spadecli.core.errors import BackendUnavailable, UserError
+from spadecli.data.masks import read_photo, resize_photo
+from spadecli.data.pixels import photo_values
+from spadecli.training.recalibration import posterior_moments
+from spadecli.weights.file import load_weights
 
 WEIGHTS = ROOT / "weights" / "facades.safetensors"
 
@@ -231,3 +239,26 @@ def test_devices_of_onnx_runtime_are_checked():
     if "CUDAExecutionProvider" not in __import__("onnxruntime").get_available_providers():
         with pytest.raises(BackendUnavailable, match="no CUDA"):
             onnx_backend._providers("cuda:1")
+
+
+def test_the_prior_is_matched_to_photographs(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        save(tmp_path / "photos" / f"{i}.png", rng.integers(40 * i, 256, (20, 30, 3), np.uint8))
+    options = ConvertOptions(WEIGHTS, tmp_path / "matched.safetensors", match_prior=tmp_path / "photos")
+    assert convert(options).card.training["prior_matched_on_photographs"] == 4
+    card, _, encoder = load_weights(tmp_path / "matched.safetensors")
+    assert card.training["prior_matched_on_photographs"] == 4
+    photos = [resize_photo(read_photo(tmp_path / "photos" / f"{i}.png"), card.architecture.size) for i in range(4)]
+    with torch.no_grad():
+        mean, deviation = posterior_moments(encoder, [torch.from_numpy(photo_values(p))[None] for p in photos])
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-4)
+    torch.testing.assert_close(deviation, torch.ones_like(mean), rtol=0, atol=1e-4)
+
+
+def test_without_an_encoder_no_prior_is_matched(tmp_path):
+    weights = torch_weights(tmp_path, Architecture(size=(32, 32), ngf=2, hidden=4, latent="map"), LABELS)
+    with pytest.raises(UserError, match="no encoder"):
+        convert(ConvertOptions(weights, tmp_path / "m.safetensors", match_prior=tmp_path))
+    with pytest.raises(UserError, match="--match-prior: nothing that --to onnx uses"):
+        convert(ConvertOptions(WEIGHTS, tmp_path / "m.onnx", to="onnx", match_prior=tmp_path))

@@ -303,3 +303,48 @@ def test_squeezed_photos_are_pointed_out(root):
     report = Notes()
     pack(PackOptions(size=(24, 32), out=root / "same.h5"), report)
     assert not any("squeezed" in w for w in report.warnings)
+
+
+OUTSIDE = 'classes = ["wall", "window", "door", { name = "outside", value = 255 }]\nunknown = "outside"'
+
+
+def with_outside(root: Path, mark: np.ndarray, name: str = "b", classes: str = OUTSIDE) -> None:
+    recipe = root / "recipe.toml"
+    text = recipe.read_text().replace('classes = ["wall", "window", "door"]', classes)
+    recipe.write_text(text.replace('packed = "packed.h5"', 'packed = "packed.h5"\noutside = "outside"'))
+    save(root / "outside" / f"{name}.png", mark)
+
+
+def test_what_is_outside_is_packed_as_unknown(root):
+    mark = np.zeros((12, 16), bool)
+    mark[:3, 4:] = True
+    pack(PackOptions(size=(12, 16), out=Path("before.h5")))
+    with_outside(root, mark)
+    result = pack(PackOptions(size=(12, 16)))
+    before, after = Packed("before.h5"), Packed("packed.h5")
+    for i, name in enumerate(after.names):
+        expected = np.where(mark & (name == "b"), 255, before.get(i)[0])
+        assert (after.get(i)[0] == expected).all()
+        assert (after.get(i)[2] == before.get(i)[2]).all()
+    assert {c.name: c.pixels for c in result.classes}["outside"] == mark.sum()
+    assert pack(PackOptions(size=(12, 16))).up_to_date
+    save(root / "outside" / "b.png", ~mark)
+    with pytest.raises(UserError, match="packed from other files"):
+        pack(PackOptions(size=(12, 16)))
+
+
+def test_masks_of_the_outside_that_do_not_fit_are_named(root):
+    with_outside(root, np.zeros((12, 20), bool))
+    save(root / "outside" / "a.png", np.arange(192, dtype=np.uint8).reshape(12, 16))
+    with pytest.raises(UserError, match="2 mistakes") as e:
+        pack(PackOptions())
+    first, second = e.value.problems
+    assert "a.png: not a 1-bit mask" in first
+    assert "b.png: 12x20 (height x width), and its label map is 12x16" in second
+
+
+def test_the_outside_needs_an_unknown_class(root):
+    with_outside(root, np.zeros((12, 16), bool), classes='classes = ["wall", "window", "door"]')
+    with pytest.raises(UserError) as e:
+        pack(PackOptions())
+    assert any("data.outside needs a class that labels.unknown names" in p for p in e.value.problems)

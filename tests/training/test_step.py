@@ -1,6 +1,7 @@
 """What a training step optimises, held against a step written out plainly (plain_step.py); and that this can fail."""
 
 import json
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -93,6 +94,14 @@ def batches(recipe: Recipe, count: int = 3) -> list[dict[str, Tensor]]:
         }
         if recipe.labels.instances:
             batch["edges"] = integers(0, 2, (size, height, width))
+        if recipe.discriminator.augment:
+            batch["augment"] = torch.rand(size, 7, generator=random)
+        if recipe.train.window:
+            rows, columns = (slice(n) for n in recipe.train.window)
+            batch |= {name: batch[name][:, rows, columns] for name in ("channels", "edges") if name in batch}
+            stride = recipe.model.stride
+            most = [(s - w) // stride for s, w in zip(recipe.model.size, recipe.train.window, strict=True)]
+            batch["at"] = stride * torch.stack([torch.randint(n + 1, (size,), generator=random) for n in most], 1)
         found.append(batch)
     return found
 
@@ -127,6 +136,39 @@ CASES = {
         "loss.gram": 2.0,
         "loss.color": 3.0,
     },
+    "unknown pixels ignored": EVERYTHING | {"labels.unknown": "door", "loss.ignore_unknown": True, "loss.gram": 2.0},
+    "windows": EVERYTHING
+    | {
+        "model.size": [64, 96],
+        "data.load_size": [64, 96],
+        "train.window": [32, 64],
+        "train.window_share": 0.5,
+        "train.prior_share": 0.5,
+        "loss.color": 0.0,
+    },
+    "windows, edges, unknown pixels ignored": {
+        "model.latent": "noise",
+        "labels.instances": True,
+        "labels.unknown": "door",
+        "loss.ignore_unknown": True,
+        "train.window": [32, 32],
+        "train.window_share": 1.0,
+        "train.modulation": "fast",
+    },
+    "augmented": EVERYTHING
+    | {
+        "discriminator.augment": "color, translation, cutout",
+        "discriminator.augment_from": 9.0,
+        "labels.instances": True,
+    },
+    "augmented windows": {
+        "discriminator.augment": ["translation"],
+        "discriminator.augment_from": 9.0,
+        "model.latent": "noise",
+        "train.window": [32, 64],
+        "train.window_share": 0.5,
+    },
+    "not augmented yet": {"discriminator.augment": "color", "discriminator.augment_from": 0.0},
     "projected": {"model.latent": "encoder", "train.prior_share": 0.25, "discriminator.kind": "projected"},
 }
 
@@ -211,6 +253,34 @@ def test_the_comparison_holds_where_nothing_is_wrong(classifiers, right):
 def test_a_step_that_forgets_something_is_found_out(classifiers, right, changes, where):
     with pytest.raises(AssertionError, match=where):
         assert_same(step_with(classifiers, changes), right, TOLERANCE)
+
+
+def test_a_step_that_looks_at_unknown_pixels_is_found_out(classifiers, right):
+    found = step_with(classifiers, {"labels.unknown": "door", "loss.ignore_unknown": True})
+    with pytest.raises(AssertionError, match=G):
+        assert_same(found, right, TOLERANCE)
+
+
+def test_states_of_before_an_option_existed_still_load(classifiers):
+    trainer = new_trainer(recipe_with(classifiers, {}))
+    trainer.step(batches(trainer.recipe)[0], 1.0)
+    state = {k: deepcopy(v) for k, v in trainer.state_dict().items() if k not in ("balance", "augmentation")}
+    other = Trainer(trainer.recipe, CPU)
+    other.load_state_dict(state)
+    for t in (trainer, other):
+        t.pop_losses(1)
+        t.step(batches(t.recipe)[1], 1.0)
+    assert_same(numbers_of(other, 1), numbers_of(trainer, 1), 0)
+
+
+def test_unknown_pixels_have_no_gradient(classifiers):
+    changes = {"labels.unknown": "door", "loss.ignore_unknown": True}
+    trainer = new_trainer(recipe_with(classifiers, EVERYTHING | changes))
+    batch = batches(trainer.recipe)[0]
+    batch["channels"][:] = 2
+    before = {name: p.clone() for name, p in trainer.generator.named_parameters()}
+    trainer.step(batch, 1.0)
+    assert all(torch.equal(p, before[name]) for name, p in trainer.generator.named_parameters())
 
 
 def test_a_step_without_the_schedule_is_found_out(classifiers, right):

@@ -28,7 +28,8 @@ def trainer_and_batch(folder: Path, device: str, *overrides: str):
     path = make_recipe(folder, instances=True)
     recipe = load_recipe(path, ("train.modulation=plain", "train.batch=4", "train.max_grad_norm=1", *overrides)).recipe
     dataset = TrainingSet(folder / "tiny.h5", recipe)
-    items = [dataset[(0, i)] for i in range(4)]
+    place = (0, 0) if recipe.train.window else ()
+    items = [dataset[(0, i, *place)] for i in range(4)]
     return Trainer(recipe, torch.device(device)), {k: torch.stack([i[k] for i in items]) for k in items[0]}
 
 
@@ -37,9 +38,12 @@ def unchecked_one_hot(channels, num_classes):
     return channels.new_zeros(*channels.shape, num_classes).scatter_(-1, channels[..., None], 1)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_step_reads_no_value(tmp_path, monkeypatch, accumulate):
-    trainer, batch = trainer_and_batch(tmp_path, "cpu", f"train.accumulate={accumulate}")
+OPTIONS = ("discriminator.augment=color,translation,cutout", "train.window=[32,32]", "train.window_share=1")
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.accumulate=2",), OPTIONS], ids=["plain", "parts", "options"])
+def test_a_step_reads_no_value(tmp_path, monkeypatch, overrides):
+    trainer, batch = trainer_and_batch(tmp_path, "cpu", *overrides)
     trainer.step(batch, 1.0)  # the optimizers make their state
     for name in ("tolist", "numpy", "cpu", "item", "__bool__", "__float__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, lambda *args, n=name: pytest.fail(f"{n} waits for the device"))

@@ -28,7 +28,7 @@ NVLABS_ONLY = (
 
 # option -> default of those for artifacts only, and for weights files only
 ARTIFACT_ONLY = {"precision": "fp32", "size": None, "verify": True}
-WEIGHTS_ONLY = {"half": False, "metrics": ()}
+WEIGHTS_ONLY = {"half": False, "metrics": (), "match_prior": None}
 
 
 def convert(options: ConvertOptions, report: Report | None = None) -> ConvertResult:
@@ -99,7 +99,7 @@ def _check_source(options: ConvertOptions) -> None:
         engine_only = {"masks": profile.masks != usual.masks, "samples": profile.samples != usual.samples}
         useless += [name for name, is_given in {**engine_only, "target": options.targets}.items() if is_given]
     if useless:
-        given = ["--no-verify" if name == "verify" else f"--{name}" for name in useless]
+        given = ["--no-verify" if name == "verify" else f"--{name.replace('_', '-')}" for name in useless]
         hint = "--precision fp16 is what halves an artifact" if "half" in useless else ""
         raise UserError(f"{', '.join(given)}: nothing that --to {options.to} uses", hint=hint)
     if options.to != "safetensors" and source.suffix != ".safetensors":

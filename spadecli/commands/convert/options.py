@@ -25,6 +25,7 @@ class ConvertOptions:
     precision, size (height, width; None: the training size), verify: of those. profile, targets: of engines.
     source: ``.pth`` of NVlabs/SPADE's generator (``encoder``: its encoder) or ``.safetensors``.
     metrics: JSON file (such as ``spade score --json`` prints) that goes into the card, under its own stem.
+    match_prior: folder of photographs; the moments of their style codes are folded in (see train.match_prior).
     preset: one of the published models; the other fields then only override it.
     num_classes: classes without the don't-care one; dont_care: file value 255 is one class more;
     instance: whether an edge channel follows. crop_size is the training width, aspect width / height.
@@ -35,6 +36,7 @@ class ConvertOptions:
     encoder: Path | None = None
     half: bool = False
     metrics: tuple[Path, ...] = ()
+    match_prior: Path | None = None
     overwrite: bool = False
     dry_run: bool = False
     preset: Preset | None = None

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace, auto_color
 from ...core.report import Report
+from ...data.folder import scan
+from ...data.masks import read_photo, resize_photo
+from ...data.pixels import photo_values
+from ...model.encoder import ImageEncoder
 from ...store.h5 import file_sha256
+from ...training.recalibration import posterior_moments
 from ...weights.card import Card
 from ...weights.file import folded_state_dict, load_weights, save_weights
+from ...weights.folding import fold_posterior
 from ...weights.nvlabs import NVlabsOptions, import_generator
 from ...weights.published import PRESETS, Published, published_labels
 from .options import ConvertOptions, ConvertResult
+
+States = tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]  # effective weights of generator and encoder
 
 
 def to_safetensors(options: ConvertOptions, output: Path, report: Report) -> ConvertResult:
@@ -38,11 +49,28 @@ def to_safetensors(options: ConvertOptions, output: Path, report: Report) -> Con
             parent=_origin(options.source),
         )
     card = card.model_copy(update={"metrics": {**card.metrics, **_metrics(options.metrics)}})
-    states = folded_state_dict(generator), folded_state_dict(encoder) if encoder is not None else None
+    states: States = folded_state_dict(generator), folded_state_dict(encoder) if encoder is not None else None
+    if options.match_prior is not None:
+        states, matched = _match_prior(options.match_prior, card, encoder, states)
+        card = card.model_copy(update={"training": {**card.training, "prior_matched_on_photographs": matched}})
     if not options.dry_run:
         save_weights(output, card, *states, dtype="fp16" if options.half else "fp32")
     modules = [generator] if encoder is None else [generator, encoder]
     return ConvertResult(output, card, sum(p.numel() for m in modules for p in m.parameters()))
+
+
+def _match_prior(folder: Path, card: Card, encoder: ImageEncoder | None, states: States) -> tuple[States, int]:
+    """Fold the moments of the style codes of all photographs in a folder into the weights; also return their number."""
+    if encoder is None or states[1] is None:
+        raise UserError(f"--match-prior {folder}: these weights have no encoder, whose codes could be measured")
+    photos = [item.path for item in scan(folder, "photos")]
+
+    def batches() -> Iterator[Tensor]:
+        for path in photos:
+            yield torch.from_numpy(photo_values(resize_photo(read_photo(path), card.architecture.size)))[None]
+
+    moments = posterior_moments(encoder.eval(), batches())
+    return fold_posterior(states[0], states[1], *moments), len(photos)
 
 
 def _nvlabs_options(options: ConvertOptions) -> NVlabsOptions:

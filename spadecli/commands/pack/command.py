@@ -146,6 +146,8 @@ def _plan(options: PackOptions) -> _PackPlan:
         folders["instances"] = options.instances
     elif options.photos is None and data.instances:
         folders["instances"] = Path(data.instances)
+    if options.photos is None and data.outside:
+        folders["outside"] = Path(data.outside)
     endings: dict[Kind, str] = {
         "photos": data.photo_suffix if options.photo_suffix is None else options.photo_suffix,
         "masks": data.mask_suffix if options.mask_suffix is None else options.mask_suffix,
@@ -162,7 +164,7 @@ def _find_pairs(plan: _PackPlan, report: Report) -> Pairing:
             if folder == plan.annotations:
                 check_file(folder)
             else:
-                found[kind] = scan(folder, kind, plan.endings[kind])
+                found[kind] = scan(folder, kind, plan.endings.get(kind, ""))
         except UserError as e:
             problems.append(e.line)
     if scenes := plan.recipe.data.scenes:
@@ -172,7 +174,9 @@ def _find_pairs(plan: _PackPlan, report: Report) -> Pairing:
             found = {kind: of_scenes(items, scene_of, scenes) for kind, items in found.items()}
             _report_scenes(plan, every.get("photos", []), len(found.get("photos", ())), scene_of, report)
             problems += [
-                f"{plan.folders[kind]}: no {kind} of data.scenes" for kind, items in found.items() if not items
+                f"{plan.folders[kind]}: no {kind} of data.scenes"
+                for kind, items in found.items()
+                if not items and kind != "outside"
             ]
         except UserError as e:
             problems.append(e.line)
@@ -181,7 +185,7 @@ def _find_pairs(plan: _PackPlan, report: Report) -> Pairing:
         hint = f"{recipe.name}: {recipe.data.source}" if recipe.data.source and plan.options.photos is None else ""
         expected = f"put the files there, or name other folders: spade pack PHOTOS MASKS. {hint}".strip()
         raise UserError("the folders cannot be paired", problems=problems, hint=expected)
-    pairing = pair(found["photos"], found["masks"], found.get("instances"))
+    pairing = pair(found["photos"], found["masks"], found.get("instances"), found.get("outside", ()))
     if not pairing.pairs:
         raise UserError(
             f"no file in {plan.folders['photos']} has the name of one in {plan.folders['masks']}",
@@ -204,11 +208,7 @@ def _report_scenes(
 
 
 def _source_digest(plan: _PackPlan, pairing: Pairing, report: Report) -> str:
-    files = [
-        (f"{kind}/{item.relative}", item.path)
-        for p in pairing.pairs
-        for kind, item in zip(("photos", "masks", "instances"), p.items, strict=False)
-    ]
+    files = [(f"{kind}/{item.relative}", item.path) for p in pairing.pairs for kind, item in p.items.items()]
     if plan.annotations is not None:
         files.append(("annotations", plan.annotations))
     with report.progress("looking at files", len(files)) as task:

@@ -1,0 +1,114 @@
+"""Differentiable augmentation of what a discriminator sees (DiffAugment, Zhao et al., NeurIPS 2020).
+
+A discriminator of few photographs soon knows them by heart. Fakes and photographs are changed alike before it looks, by
+operations that gradients pass through, so that the generator is not taught to draw the changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .semantic import SemanticMap
+
+SHIFT, HOLE = 0.125, 0.5  # largest translation, and side of the square cut out, as shares of height and width
+MEMORY = 0.99  # of the average of the hinge loss, at a step
+
+
+class Augmentation:
+    """Changes of images by ``kinds``, from the step on at which the discriminator has become sure of photographs.
+
+    kinds: of "color", "translation" and "cutout". below: the changes begin once the average of the hinge loss on
+    photographs, which starts at 1, is less than this; then they stay. The device decides, and nothing waits for it.
+    """
+
+    def __init__(self, kinds: Collection[str], below: float, device: torch.device) -> None:
+        self.kinds, self.below = frozenset(kinds), below
+        self.average = torch.ones((), dtype=torch.float64, device=device)
+        self.on = torch.zeros((), dtype=torch.bool, device=device)
+
+    def __call__(
+        self, semantic: SemanticMap, images: Sequence[Tensor], numbers: Tensor | None
+    ) -> tuple[SemanticMap, list[Tensor]]:
+        """Return map and batches of images [N,3,H,W] of one dtype, changed if it is time; see :func:`augment`."""
+        if not self.kinds or numbers is None:
+            return semantic, list(images)
+        planes = semantic.planes(semantic.size, images[0].dtype)
+        changed, moved = augment(images, planes, numbers, self.kinds)
+        chosen = [self._if_on(new, old) for new, old in zip(changed, images, strict=True)]
+        return semantic.with_planes(self._if_on(moved, planes)), chosen
+
+    def _if_on(self, new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(self.on, new, old).contiguous(memory_format=torch.channels_last)
+
+    def watch(self, hinge: Tensor) -> None:
+        """Take in the hinge loss on the photographs of a step."""
+        hinge = torch.where(torch.isfinite(hinge), hinge, self.average).to(self.average.dtype)
+        self.average.lerp_(hinge, 1 - MEMORY)
+        self.on |= self.average < self.below
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average, and whether the changes have begun."""
+        return {"average": self.average, "on": self.on}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.average.copy_(state["average"])
+        self.on.copy_(state["on"])
+
+
+def augment(
+    images: Sequence[Tensor], planes: Tensor, numbers: Tensor, kinds: Collection[str]
+) -> tuple[list[Tensor], Tensor]:
+    """Change batches of images [N,3,H,W] in [-1,1], and the planes [N,P,H,W] of their maps, by ``kinds``.
+
+    The i-th images of all batches are changed alike, by numbers[i] of [N,AUGMENT_NUMBERS], uniform in [0,1).
+    "color": brightness, saturation and contrast. "translation": by up to an eighth of the size, the map with the
+    images; zeros follow. "cutout": zeros in a square of half the size.
+    """
+    found = list(images)
+    light, saturation, contrast, *places = numbers[:, :, None].unbind(1)
+    size = planes.shape[2], planes.shape[3]
+    if "color" in kinds:
+        found = [_recolored(x, light, saturation, contrast) for x in found]
+    if "translation" in kinds:
+        rows, columns = (_shifted(u, n) for u, n in zip(places[:2], size, strict=True))
+        *found, planes = (_moved(x, rows, columns) for x in (*found, planes))
+    if "cutout" in kinds:
+        inside = [_inside(u, n) for u, n in zip(places[2:], size, strict=True)]
+        kept = ~(inside[0][:, None, :, None] & inside[1][:, None, None, :])
+        found = [x * kept for x in found]
+    return found, planes
+
+
+def _recolored(x: Tensor, light: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+    light, saturation, contrast = (u.to(x.dtype)[..., None, None] for u in (light, saturation, contrast))
+    changed = x + (light - 0.5)
+    grey = changed.mean(1, keepdim=True)
+    changed = (changed - grey) * (2 * saturation) + grey
+    mean = changed.mean((1, 2, 3), keepdim=True)
+    return (changed - mean) * (contrast + 0.5) + mean
+
+
+def _shifted(u: Tensor, length: int) -> Tensor:
+    """Where each of ``length`` rows or columns comes from, int64 [N,length]; it may lie outside."""
+    most = round(length * SHIFT)
+    return torch.arange(length, device=u.device) + (u * (2 * most + 1)).long() - most
+
+
+def _moved(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    for dim, index in ((2, rows[:, None, :, None]), (3, columns[:, None, None, :])):
+        length = x.shape[dim]
+        there = (index >= 0) & (index < length)
+        x = torch.take_along_dim(x, index.clamp(0, length - 1), dim) * there
+    return x
+
+
+def _inside(u: Tensor, length: int) -> Tensor:
+    """Which rows or columns the square covers, bool [N,length]; its middle lies anywhere in the image."""
+    side = round(length * HOLE)
+    begin = (u * (length + 1 - side % 2)).long() - side // 2
+    at = torch.arange(length, device=u.device)
+    return (at >= begin) & (at < begin + side)
