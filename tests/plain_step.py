@@ -90,6 +90,7 @@ class PlainTraining:
         self.averages = {name: _folded(n) for name, n in self.networks.items() if name != "discriminator"}
         self.steps = 0
         self.hinge_average, self.augmented = 1.0, False
+        self.balanced: dict[str, Tensor] = {}  # weights by term, from the first micro-batch
         self.terms = dict.fromkeys(TERMS, 0.0)
 
     def step(self, batch: Mapping[str, Tensor], lr_scale: float) -> None:
@@ -125,11 +126,14 @@ class PlainTraining:
         # generator and encoder
         terms = dict.fromkeys(TERMS[:-3], torch.zeros(()))
         z = eps if self.recipe.model.uses_z else None
-        encoded = len(photo)  # the others meet the adversarial loss alone
+        encoded = list(range(len(photo)))  # the others, every so many, meet the adversarial loss alone
         if self.encoder is not None:
-            encoded -= round(self.recipe.train.prior_share * len(photo))
-            mu, logvar = self.encoder(whole[:encoded])
-            z = torch.cat([mu + (logvar / 2).exp() * eps[:encoded], eps[encoded:]])
+            if self.recipe.train.prior_share:
+                every = round(1 / self.recipe.train.prior_share)
+                encoded = [i for i in encoded if (i + 1) % every]
+            mu, logvar = self.encoder(whole[encoded])
+            z = eps.clone()
+            z[encoded] = mu + (logvar / 2).exp() * eps[encoded]
             terms["kl"] = (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).sum(1).mean()
         if "at" in batch:
             photo = _windows(whole, batch["at"], semantic.size)
@@ -139,6 +143,7 @@ class PlainTraining:
             fake = self.generator.from_start(_windows(start, batch["at"] // stride, size), semantic)
         else:
             fake = self.generator(semantic, z)
+        render = fake
         if weights.ignore_unknown:
             names = [c.name for c in self.recipe.labels.classes]
             unknown = (semantic.channels == names.index(self.recipe.labels.unknown)).double()[:, None]
@@ -148,19 +153,28 @@ class PlainTraining:
             seen, semantic = self._augmented(seen, semantic, batch["augment"].tolist())
         fakes, reals = judge(semantic, *seen)
         terms["g_hinge"] = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
-        inner = [[f[:encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]
+        inner = [[f[encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]
         terms["feature_matching"] = sum((f - r.detach()).abs().mean() for f, r in zip(*inner, strict=True))
         terms["feature_matching"] = terms["feature_matching"] / len(fakes)
         if self.perceptual is not None:
-            terms["perceptual"] = self.perceptual(fake[:encoded], photo[:encoded])
+            terms["perceptual"] = self.perceptual(fake[encoded], photo[encoded])
             if weights.gram:
-                terms["gram"] = self.perceptual.gram(fake[:encoded], photo[:encoded])
+                terms["gram"] = self.perceptual.gram(fake[encoded], photo[encoded])
         if weights.color:
-            terms["color"] = (_squares(fake[:encoded]) - _squares(photo[:encoded])).abs().mean()
-        loss = terms["g_hinge"] + weights.feature_matching * terms["feature_matching"]
-        loss = loss + weights.perceptual * terms["perceptual"] + weights.color * terms["color"]
-        loss = loss + weights.gram * terms["gram"]
-        loss = loss + weights.kl * weights.kl_reference_batch * terms["kl"]
+            terms["color"] = (_squares(fake[encoded]) - _squares(photo[encoded])).abs().mean()
+        for named, part in weights.balance.items() if not self.balanced else ():
+            name = {"adversarial": "g_hinge"}.get(named, named)
+            norm = torch.autograd.grad(terms[name], render, retain_graph=True)[0].square().sum().sqrt()
+            self.balanced[name] = weights.balance_norm * part / sum(weights.balance.values()) / norm
+        weight_of = {
+            "g_hinge": 1,
+            "feature_matching": weights.feature_matching,
+            "perceptual": weights.perceptual,
+            "gram": weights.gram,
+            "color": weights.color,
+            "kl": weights.kl * weights.kl_reference_batch,
+        } | self.balanced
+        loss = sum(weight * terms[name] for name, weight in weight_of.items())
         (share * loss).backward()
 
         # discriminator

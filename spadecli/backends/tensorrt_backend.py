@@ -312,8 +312,8 @@ class _Network:
             self.compute.synchronize()
             recording = torch.cuda.CUDAGraph()
             with torch.cuda.graph(recording, stream=self.compute, capture_error_mode="thread_local"):
-                context.execute_async_v3(self.compute.cuda_stream)
-        except RuntimeError:
+                self._execute(context)
+        except (RuntimeError, UserError):
             self._record_graphs = False  # a layer cannot be recorded, or memory is short: later calls are not recorded
         else:
             self._graphs[state] = recording, context

@@ -47,6 +47,8 @@ class TorchBackend:
     ) -> None:
         self._device = use_device(pick_device(device))
         self.device = str(self._device)
+        if precision == "tf32" and self._device.type != "cuda":
+            raise UserError("precision tf32 is for CUDA GPUs", hint="fp32 is exact, and bf16 runs on a CPU too")
         self.card: Card
         self.card, generator, encoder = load_weights(path)
         self.tile = _pick_tile(tile, self.card)

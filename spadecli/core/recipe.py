@@ -282,6 +282,8 @@ class Recipe(_Section):
         if load and size and (load[0] < size[0] or load[1] < size[1]):
             problems.append(f"data.load_size {list(load)} is smaller than model.size {list(size)}")
         problems += _window_problems(value_of("train", "window"), value_of("train", "window_share"), size, tree)
+        if value_of("train", "prior_share") and value_of("model", "latent") != "encoder":
+            problems.append('train.prior_share needs model.latent = "encoder": without one every z is from the prior')
         if not value_of("labels", "unknown"):
             needing = (("data", "outside"), ("loss", "ignore_unknown"))
             problems += [f"{a}.{b} needs a class that labels.unknown names" for a, b in needing if value_of(a, b)]

@@ -232,8 +232,7 @@ def _refuse_mask(path: Path, image: Image.Image) -> None:
         kind = "palette" if image.mode == "P" else "grey"
         raise UserError(
             f"{path}: a label map, not a photo ({kind} PNG of {values} value{'s' * (values != 1)})",
-            hint="a style comes from a photo, and masks are rendered in it: spade stylize MASKS --ref PHOTO; "
-            "if this is a photo, save it as RGB",
+            hint="give the photo that belongs to it; if this is a photo, save it as RGB",
         )
 
 

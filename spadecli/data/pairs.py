@@ -16,6 +16,7 @@ from .folder import Pair
 from .masks import (
     MaskFormat,
     Size,
+    check_is_photo,
     read_instances,
     read_mask,
     read_photo,
@@ -40,6 +41,11 @@ class ReadPair:
     counts: NDArray[np.int64]
 
 
+def _photo(path: Path) -> NDArray[np.uint8]:
+    check_is_photo(path)
+    return read_photo(path)
+
+
 def read_pair(
     pair: Pair,
     labels: LabelSpace,
@@ -56,7 +62,7 @@ def read_pair(
     codes = _attempt(problems, read_mask, pair.mask.path, labels, mask_format)
     if pair.outside is not None and codes is not None:
         codes = _attempt(problems, mark_outside, codes, pair.outside.path, labels)
-    photo = _attempt(problems, read_photo, pair.photo.path)
+    photo = _attempt(problems, _photo, pair.photo.path)
     instances = None
     if pair.instances is not None:
         instances = _attempt(problems, read_instances, pair.instances.path)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..compute.devices import exact_math
 from ..core.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def sample_distances(taps: Taps, images: NDArray[np.uint8], device: Any = "cpu")
     pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device).float() / 127.5 - 1
     first, _ = np.triu_indices(len(images), 1)
     total = np.zeros(len(first))
-    with torch.inference_mode():
+    with torch.inference_mode(), exact_math():
         for features in taps(pixels):
             unit = features / (features.square().sum(1, keepdim=True).sqrt() + EPSILON)
             for i in range(len(images) - 1):

@@ -58,10 +58,10 @@ class FeatureLoss(Protocol):
 class ForwardPass:
     """The results of one forward pass of all networks, from which the losses are computed.
 
-    The first ``reconstructed`` of the N fakes have z from the encoder, and are compared with their photos; the others
-    have z from N(0, I), and meet the adversarial loss alone.
+    The fakes of the rows ``reconstructed`` (None: all) have z from the encoder and are compared with their photos; the
+    others have z from N(0, I) and meet the adversarial loss alone.
     fake, photo: [N,3,H,W] in [-1,1]. fakes, reals: the discriminator's feature maps of each.
-    adversary: the discriminator. mu, logvar: the encoder's posterior, [reconstructed,Z]; None without an encoder.
+    adversary: the discriminator. mu, logvar: the encoder's posterior of the rows ``reconstructed``; None without one.
     perceptual: the perceptual loss; None without such a network.
     """
 
@@ -73,20 +73,21 @@ class ForwardPass:
     mu: Tensor | None
     logvar: Tensor | None
     perceptual: FeatureLoss | None
-    reconstructed: int
+    reconstructed: Tensor | None
 
     @cached_property
     def pair(self) -> tuple[Tensor, Tensor]:
         """The renders that have a photo to equal, and these photos."""
-        return self.fake[: self.reconstructed], self.photo[: self.reconstructed]
+        return self._rows(self.fake), self._rows(self.photo)
 
     @cached_property
     def map_pairs(self) -> tuple[Maps, Maps]:
         """The discriminator's maps of :attr:`pair`."""
-        fakes, reals = (
-            [[m[: self.reconstructed] for m in maps] for maps in scales] for scales in (self.fakes, self.reals)
-        )
+        fakes, reals = ([[self._rows(m) for m in maps] for maps in scales] for scales in (self.fakes, self.reals))
         return fakes, reals
+
+    def _rows(self, values: Tensor) -> Tensor:
+        return values if self.reconstructed is None else values.index_select(0, self.reconstructed)
 
     @cached_property
     def features(self) -> FeaturePair | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..compute.devices import fp32_math
 from .card import SegmenterArchitecture
 from .network import SegmentationNet
 
@@ -53,12 +54,13 @@ class SegmenterTrainer:
             group["lr"] = self.lr * schedule(step, steps)
         photos, targets = photos.to(self.device), targets.to(self.device).long()
         self.net.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with fp32_math(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.net(photos)
         loss = F.cross_entropy(logits, targets, self.weights, ignore_index=self.ignored)
         if bool((targets != self.ignored).any()):  # the mean over no pixels would be NaN
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            with fp32_math():
+                loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), MAX_GRAD_NORM)
             if bool(torch.isfinite(norm)):
                 self.optimizer.step()

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core.errors import UserError
+from ..core.json_text import json_text
 from ..core.recipe import Recipe
 from ..core.schema import describe_errors
 from .atomic import lock_file, remove_parts, write_text
@@ -132,7 +133,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Append one row to a .jsonl file."""
     with open(path, "a", encoding="utf-8") as f:
-        f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        f.write(json_text(row) + "\n")
 
 
 def newest_unfinished(runs_dir: Path, warn: Callable[[str], None]) -> RunFolder | None:
@@ -153,4 +154,4 @@ def newest_unfinished(runs_dir: Path, warn: Callable[[str], None]) -> RunFolder 
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+    return "".join(json_text(r) + "\n" for r in rows)

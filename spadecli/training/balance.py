@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.recipe import LossSection
-from ..model.losses import GENERATOR_TERMS
+from ..model.losses import GENERATOR_TERMS, at_least_fp32
 
 TERM_OF = {"adversarial": "g_hinge"}  # by the recipe's name; the others are called alike
 EVERY = 10  # steps between two measurements
@@ -22,17 +22,17 @@ class LossBalance:
     ``balance_norm``, divided by that average. Equal recipes in several processes stay equal: norms are means over them.
     """
 
-    def __init__(self, loss: LossSection, device: torch.device) -> None:
+    def __init__(self, loss: LossSection, device: torch.device, dtype: torch.dtype) -> None:
         total = sum(loss.balance.values())
         named = {TERM_OF.get(name, name): share / total for name, share in loss.balance.items() if share}
         off = [name for name in named if not GENERATOR_TERMS[name].weight(loss)]
         self.shares = {name: share * loss.balance_norm for name, share in named.items() if name not in off}
-        self.norms = {name: torch.zeros((), device=device) for name in self.shares}
+        self.norms = {name: torch.zeros((), device=device, dtype=dtype) for name in self.shares}
         self.measured, self._steps = 0, 0
 
     def weights(self) -> dict[str, Tensor]:
         """The weights of the balanced terms, on the device."""
-        return {name: share / (self.norms[name] + 1e-12) for name, share in self.shares.items()}
+        return {name: share / self.norms[name].clamp(min=1e-12) for name, share in self.shares.items()}
 
     def measure(
         self, values: Mapping[str, Tensor], image: Tensor, mean: Callable[[Tensor], Tensor] = lambda norms: norms
@@ -43,7 +43,7 @@ class LossBalance:
         if not due or not present:
             return
         gradients = [torch.autograd.grad(values[name], image, retain_graph=True)[0] for name in present]
-        norms = mean(torch.stack([gradient.float().norm() for gradient in gradients]))
+        norms = mean(torch.stack([at_least_fp32(gradient).norm() for gradient in gradients]))
         self.measured += 1
         memory = min(MEMORY, 1 - 1 / self.measured)
         for name, norm in zip(present, norms, strict=True):

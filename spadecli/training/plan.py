@@ -16,6 +16,7 @@ from .init_from import open_init
 from .memory import Memory, estimate_memory
 from .setup import (
     TrainOptions,
+    check_prior_share,
     check_tensorboard,
     count_parameters,
     describe_batch,
@@ -64,6 +65,7 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
     recipe = resolved.recipe
     ranks = Ranks.from_environment()
     check_split(recipe.train.batch, recipe.train.accumulate, ranks.size)
+    check_prior_share(recipe, ranks.size)
     run = run_folder(options, recipe)
     device_of_rank(options.device, ranks)
     if options.tensorboard:

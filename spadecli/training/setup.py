@@ -154,6 +154,18 @@ def fetch_perceptual(recipe: Recipe, ranks: Ranks, report: Report) -> None:
         load_perceptual(network)
 
 
+def check_prior_share(recipe: Recipe, processes: int) -> None:
+    """Raise UserError if ``train.prior_share`` is no whole number of a process's images, or leaves none to encode."""
+    share, images = recipe.train.prior_share, recipe.train.batch // (processes * recipe.train.accumulate)
+    if not share or (round(share * images) < images and abs(share * images - round(share * images)) < 1e-6):
+        return
+    fitting = ", ".join(f"{i / images:g}" for i in range(1, images)) or "none"
+    raise UserError(
+        f"train.prior_share = {share:g}: not a whole number of the {images} images that a process takes at a time",
+        hint=f"shares that fit: {fitting}; or another train.batch",
+    )
+
+
 def describe_batch(recipe: Recipe, ranks: Ranks) -> str:
     """Describe the batch and how it is split: "32 (4 processes x 8)"."""
     batch, parts = recipe.train.batch, recipe.train.accumulate

@@ -79,9 +79,10 @@ class Trainer:
         self.optimizer_d = self._adam([self.discriminator], recipe.train.lr_d)
         self.totals = torch.zeros(len(TERMS), dtype=self.dtype, device=device)
         self.processes = Processes()
-        self.balance = LossBalance(recipe.loss, device)
+        self.balance = LossBalance(recipe.loss, device, self.dtype)
         self.augmentation = Augmentation(recipe.discriminator.augment, recipe.discriminator.augment_from, device)
         self._called = self.networks()
+        self._encoded: dict[int, Tensor] = {}  # rows that encode their photo, by the number of images
         self.restart_ema()
 
     def step(self, batch: Mapping[str, Any], lr_scale: float) -> None:
@@ -174,13 +175,22 @@ class Trainer:
             return render
         return torch.where((semantic.channels == unknown)[:, None], photo.to(render.dtype), render)
 
-    def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, int]:
-        """Return z of each sample, the posterior's mean and log variance or None, and how many z encode their photo."""
+    def _latent(self, photo: Tensor, eps: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """Return z of each sample, the posterior's mean and log variance or None, and the rows that encode their photo
+        (None: all of them)."""
         if self.encoder is None:
-            return (eps if self.recipe.model.uses_z else None), None, None, len(photo)
-        encoded = len(photo) - round(self.recipe.train.prior_share * len(photo))
-        mu, logvar = map(at_least_fp32, self._called["encoder"](photo[:encoded]))
-        return torch.cat([reparameterize(mu, logvar, eps[:encoded]), eps[encoded:]]), mu, logvar, encoded
+            return (eps if self.recipe.model.uses_z else None), None, None, None
+        rows = encoded_rows(len(photo), self.recipe.train.prior_share)
+        if rows is None:
+            mu, logvar = map(at_least_fp32, self._called["encoder"](photo))
+            return reparameterize(mu, logvar, eps), mu, logvar, None
+        if len(photo) not in self._encoded:  # once: a copy to the device waits for it
+            self._encoded[len(photo)] = torch.tensor(rows, device=self.device)
+        encoded = self._encoded[len(photo)]
+        photo = photo.index_select(0, encoded).contiguous(memory_format=torch.channels_last)
+        mu, logvar = map(at_least_fp32, self._called["encoder"](photo))
+        z = eps.index_copy(0, encoded, reparameterize(mu, logvar, eps.index_select(0, encoded)).to(eps.dtype))
+        return z, mu, logvar, encoded
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
         """Return semantic map, whole photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""
@@ -243,7 +253,7 @@ class Trainer:
                     if value.shape == parameter.shape and value.stride() != parameter.stride():
                         state_of[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         self.ema.load_state_dict(state["ema"])
-        if "balance" in state:  # states of before there was one
+        if "balance" in state:  # runs that began before this option have none
             self.balance.load_state_dict(state["balance"])
         if "augmentation" in state:
             self.augmentation.load_state_dict(state["augmentation"])
@@ -264,6 +274,17 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16")
+
+
+def encoded_rows(images: int, prior_share: float) -> list[int] | None:
+    """Return the rows of a micro-batch whose z comes from the encoder; None for all.
+
+    The others, ``prior_share`` of them, are spread evenly, so that a micro-batch has the same ones however many
+    processes share it.
+    """
+    if not prior_share:
+        return None
+    return [i for i in range(images) if int((i + 1) * prior_share + 1e-9) == int(i * prior_share + 1e-9)]
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -221,6 +221,8 @@ def test_devices_are_checked(tmp_path):
         spadecli.open_backend(path, device="cuda:9")
     with pytest.raises(UserError, match="expected auto"):
         spadecli.open_backend(path, device="gpu")
+    with pytest.raises(UserError, match="tf32 is for CUDA GPUs"):
+        spadecli.open_backend(path, device="cpu", precision="tf32")
 
 
 @pytest.mark.parametrize("form", ["plain", "fast"])

@@ -348,3 +348,13 @@ def test_the_outside_needs_an_unknown_class(root):
     with pytest.raises(UserError) as e:
         pack(PackOptions())
     assert any("data.outside needs a class that labels.unknown names" in p for p in e.value.problems)
+
+
+def test_label_maps_in_the_place_of_photos_are_named(root):
+    (root / "photos" / "b.jpg").unlink()
+    save(root / "photos" / "b.png", np.eye(12, 16, dtype=np.uint8))
+    with pytest.raises(UserError) as e:
+        pack(PackOptions())
+    told = str(e.value) + "".join(e.value.problems)
+    assert "photos/b.png: a label map, not a photo (grey PNG of 2 values)" in told
+    assert not list(root.glob("packed*"))

@@ -11,6 +11,7 @@ import pytest
 from conftest import shared
 from extractors import LikeInception, Tiny, save
 from pictures import photographs
+from PIL import Image
 
 from spadecli.commands.score import choose, inception
 from spadecli.commands.score.command import ScoreOptions, plan_score, score
@@ -205,6 +206,10 @@ def test_bad_input(options: ScoreOptions, tmp_path: Path) -> None:
     refuse("two pictures or more", only=("00",))
     refuse("no such folder", real=tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
+    maps = photographs(tmp_path / "maps", NAMES)
+    for name in NAMES:
+        Image.new("L", (32, 24), 3).save(maps / f"{name}.png")
+    refuse("a label map, not a photo", real=maps)
     refuse("no photos in this folder", renders=tmp_path / "empty", only=())
     refuse("exclude each other", holdout="facades")
     refuse("exclude each other", inception=options.extractor)
@@ -217,8 +222,6 @@ def test_bad_input(options: ScoreOptions, tmp_path: Path) -> None:
 
 
 def test_grey_and_transparent_pictures_count_as_colour(options: ScoreOptions) -> None:
-    from PIL import Image
-
     Image.new("L", (32, 24), 100).save(options.renders / "00.png")
     Image.new("RGBA", (32, 24), (10, 20, 30, 128)).save(options.renders / "04.png")
     assert score(options, Notes()).distances[0].frechet > 0

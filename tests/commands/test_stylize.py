@@ -171,7 +171,7 @@ def test_label_maps_are_no_references(backend):
     mask.save("palette.png")
     with pytest.raises(UserError, match=r"palette\.png: a label map, not a photo \(palette PNG of 12 values\)") as e:
         stylize(options("palette.png"))
-    assert "spade stylize MASKS --ref PHOTO" in e.value.hint
+    assert "save it as RGB" in e.value.hint
     with pytest.raises(UserError) as e:
         stylize(options("plain.png", "palette.png", "red.png"))
     assert len(e.value.problems) == 2

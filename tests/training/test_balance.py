@@ -24,7 +24,7 @@ def image() -> torch.Tensor:
 
 @pytest.mark.parametrize(("hinge", "color"), [(1.0, 1.0), (1e-3, 50.0), (7.0, 1e-4)])
 def test_each_term_gets_its_share_of_the_norm(hinge, color):
-    balance, x = LossBalance(LOSS, CPU), image()
+    balance, x = LossBalance(LOSS, CPU, torch.float32), image()
     values = terms(x, hinge, color)
     balance.measure(values, x)
     weights = balance.weights()
@@ -34,7 +34,7 @@ def test_each_term_gets_its_share_of_the_norm(hinge, color):
 
 
 def test_weights_follow_slowly_and_are_measured_now_and_then():
-    balance, x = LossBalance(LOSS, CPU), image()
+    balance, x = LossBalance(LOSS, CPU, torch.float32), image()
     measured = []
     for step in range(3 * EVERY):
         balance.measure(terms(x, 1.0 if step == 0 else 2.0, 1.0), x)
@@ -46,16 +46,16 @@ def test_weights_follow_slowly_and_are_measured_now_and_then():
 
 def test_terms_that_are_off_or_unnamed_are_left_alone():
     loss = LOSS.model_copy(update={"color": 0.0})
-    balance = LossBalance(loss, CPU)
+    balance = LossBalance(loss, CPU, torch.float32)
     assert balance.shares == {"g_hinge": pytest.approx(0.5)}
-    assert not LossBalance(LossSection(), CPU).weights()
+    assert not LossBalance(LossSection(), CPU, torch.float32).weights()
 
 
 def test_it_resumes_where_it_was():
-    first, x = LossBalance(LOSS, CPU), image()
+    first, x = LossBalance(LOSS, CPU, torch.float32), image()
     for _ in range(EVERY + 3):
         first.measure(terms(x, 1.0, 2.0), x)
-    second = LossBalance(LOSS, CPU)
+    second = LossBalance(LOSS, CPU, torch.float32)
     second.load_state_dict(first.state_dict())
     for _ in range(EVERY):
         for balance in (first, second):
@@ -64,6 +64,6 @@ def test_it_resumes_where_it_was():
 
 
 def test_several_processes_weigh_alike():
-    balance, x = LossBalance(LOSS, CPU), image()
+    balance, x = LossBalance(LOSS, CPU, torch.float32), image()
     balance.measure(terms(x, 1.0, 2.0), x, mean=lambda norms: norms * 10)
     assert balance.norms["color"].item() == pytest.approx(20)

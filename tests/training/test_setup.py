@@ -245,3 +245,20 @@ def test_a_fetch_says_nothing_on_stdout(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="could not be fetched"):
         train(options(make_recipe(tmp_path), tmp_path / "runs", "loss.perceptual_network=vgg19"))
     assert capsys.readouterr().out == ""
+
+
+def test_a_share_of_prior_z_is_a_whole_number_of_images(tmp_path):
+    recipe = make_recipe(tmp_path)  # batches of two
+    with pytest.raises(UserError, match=r"prior_share = 0\.3: not a whole number of the 2 images") as e:
+        train(options(recipe, tmp_path / "runs", "train.prior_share=0.3"))
+    assert "shares that fit: 0.5;" in e.value.hint
+    with pytest.raises(UserError, match="of the 1 images") as e:
+        train(options(recipe, tmp_path / "runs", "train.prior_share=0.5", "train.accumulate=2"))
+    assert "shares that fit: none" in e.value.hint
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_an_encoder_there_is_no_share_of_prior_z(tmp_path):
+    with pytest.raises(UserError) as e:
+        load_recipe(make_recipe(tmp_path, "noise"), ("train.prior_share=0.5",))
+    assert "train.prior_share needs model.latent" in str(e.value) + "".join(e.value.problems)

@@ -169,6 +169,14 @@ CASES = {
         "train.window_share": 0.5,
     },
     "not augmented yet": {"discriminator.augment": "color", "discriminator.augment_from": 0.0},
+    "balanced": EVERYTHING
+    | {
+        "loss.balance": {"adversarial": 2.0, "feature_matching": 1.0, "perceptual": 3.0, "color": 1.0, "gram": 0.5},
+        "loss.balance_norm": 0.3,
+        "loss.gram": 1.0,
+        "labels.unknown": "door",
+        "loss.ignore_unknown": True,
+    },
     "projected": {"model.latent": "encoder", "train.prior_share": 0.25, "discriminator.kind": "projected"},
 }
 
@@ -356,3 +364,35 @@ def test_a_short_run_with_a_loss_negated_does_not(tmp_path, classifiers, monkeyp
     wrong(monkeypatch)
     with pytest.raises(AssertionError, match=where):
         assert_learns(tmp_path, classifiers)
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("bf16", False), ("tf32", True)])
+def test_products_of_a_step_are_rounded_on_request_alone(classifiers, monkeypatch, precision, rounded):
+    trainer = new_trainer(recipe_with(classifiers, {"train.precision": precision}))
+    found = []
+    for network in trainer.networks().values():
+        forward = network.forward
+
+        def spy(*args, forward=forward, **kwargs):
+            found.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(network, "forward", spy)
+    with torch.backends.cudnn.flags(allow_tf32=not rounded):
+        trainer.step(batches(trainer.recipe)[0], 1.0)
+    assert found == [(rounded, rounded)] * 2
+
+
+def test_moments_take_the_strides_of_their_weights(classifiers):
+    """The fused optimizer of a GPU pairs them by their places in memory."""
+    trainer, loaded = (new_trainer(recipe_with(classifiers, {})) for _ in range(2))
+    trainer.step(batches(trainer.recipe)[0], 1.0)
+    state = deepcopy(trainer.state_dict())
+    for optimizer in state["optimizers"]:
+        for of_weight in optimizer["state"].values():
+            of_weight |= {k: v.contiguous() for k, v in of_weight.items()}
+    loaded.load_state_dict(state)
+    for optimizer in (loaded.optimizer_g, loaded.optimizer_d):
+        assert any(p.stride() != p.contiguous().stride() for p in optimizer.state)
+        for p, of_weight in optimizer.state.items():
+            assert all(of_weight[moment].stride() == p.stride() for moment in ("exp_avg", "exp_avg_sq"))

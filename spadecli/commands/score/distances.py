@@ -20,7 +20,7 @@ from ...metrics.prdc import DENSITY_COVERAGE_NEIGHBOURS, PRECISION_RECALL_NEIGHB
 from ...metrics.realset import PictureSet, load_real, save_real
 from .options import ScoreOptions, ScoreSettings
 from .protocol import DistanceProtocol, size_counts, was_training_loss
-from .sets import common_size, select, sizes_of, without
+from .sets import check_are_photos, common_size, select, sizes_of, without
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def plan_distances(
         if pictures and len(pictures) < 2:
             raise UserError(f"{folder}: a distance between sets needs two pictures or more (found {len(pictures)})")
     render_sizes, real_sizes = sizes_of(renders), sizes_of(real)
+    check_are_photos(real)
     size = _size(options, settings, known, render_sizes, real_sizes, real_source)
     paired = _paired(options, renders, real, real_source) if known is None else None
     floor = _floor_draws(options, real_source, real, len(renders) or len(real), report)

@@ -13,6 +13,7 @@ from ...core.errors import UserError
 from ...core.sizes import format_size
 from ...data.files import read_image
 from ...data.folder import Item, scan
+from ...data.masks import check_is_photo
 from ...store.h5 import file_sha256
 from ...store.manifest import NAME as MANIFEST_NAME
 from ...store.manifest import Row, read_manifest
@@ -53,6 +54,12 @@ def weights_of(folder: Path) -> tuple[str, str]:
     """File name and SHA-256 of the weights that the manifest says made the renders; empty if unknown."""
     options = read_manifest(folder / MANIFEST_NAME).newest_options
     return (str(options["weights"]), str(options["weights_sha256"])) if options else ("", "")
+
+
+def check_are_photos(pictures: Sequence[Item]) -> None:
+    """Raise UserError if the first picture is a label map: scores against masks look like scores."""
+    for picture in pictures[:1]:
+        check_is_photo(picture.path)
 
 
 def select(pictures: Sequence[Item], names: Sequence[str], what: str) -> list[Item]:

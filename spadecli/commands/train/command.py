@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from ...compute.devices import device_of_rank
+from ...compute.devices import device_of_rank, fp32_math
 from ...core.errors import UserError
 from ...core.ranks import Ranks, check_split
 from ...core.recipe import Recipe
+from ...core.recipe_files import Resolved
 from ...core.report import Muted, Report, Silent
 from ...data.dataset import TrainingSet
 from ...data.training_pairs import open_data, unseen_classes
@@ -24,6 +25,7 @@ from ...training.init_from import InitWeights, open_init
 from ...training.run import TrainingRun, run_card, seconds_per_step
 from ...training.setup import (
     TrainOptions,
+    check_prior_share,
     check_tensorboard,
     count_parameters,
     describe_batch,
@@ -76,13 +78,24 @@ def train(options: TrainOptions, report: Report | None = None) -> TrainResult:
 
 def _train(options: TrainOptions, report: Report, processes: Processes) -> TrainResult:
     """What every process of a run does; the main one alone reads the recipe and writes the run folder."""
-    on_main, on_main_broadcast, on_all = processes.on_main, processes.on_main_broadcast, processes.on_all
+    on_main_broadcast, on_all = processes.on_main_broadcast, processes.on_all
 
     # What to train, on which device.
     resolved = on_main_broadcast(resolve_recipe, options, report)
     recipe = resolved.recipe
     on_main_broadcast(check_split, recipe.train.batch, recipe.train.accumulate, processes.ranks.size)
+    on_main_broadcast(check_prior_share, recipe, processes.ranks.size)
     device = processes.use(on_all(device_of_rank, options.device, processes.ranks))
+    with fp32_math(recipe.train.precision == "tf32"):  # validation, sheets and recalibration included
+        return _train_on(device, resolved, options, report, processes)
+
+
+def _train_on(
+    device: torch.device, resolved: Resolved, options: TrainOptions, report: Report, processes: Processes
+) -> TrainResult:
+    """Train a resolved recipe on this process's device."""
+    on_main, on_main_broadcast, on_all = processes.on_main, processes.on_main_broadcast, processes.on_all
+    recipe = resolved.recipe
     if options.tensorboard:
         on_main_broadcast(check_tensorboard)
 
