@@ -15,7 +15,7 @@ from .compare import compare
 from .convert import convert
 from .doctor import doctor
 from .examples import examples
-from .help import CompactCommand
+from .help import CompactCommand, Group
 from .inspect import inspect
 from .pack import pack
 from .render import render
@@ -34,6 +34,7 @@ Example: spade render masks/ --samples 4
 
 app = typer.Typer(
     name="spade",
+    cls=Group,
     help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -49,6 +49,17 @@ class CompactCommand(TyperCommand):
             if params:
                 yield _table(params, ctx, min(width, LONGEST_NAME))
         yield Text.assemble((f"{COMMON}: ", "bold"), ", ".join(_common(common)))
+
+
+class Group(TyperGroup):
+    """The list of commands. Its own options, such as --version, are none that an environment would set."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, without the names of their variables."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            param.show_envvar = False
+        return params
 
 
 def _table(params: Iterable[Any], ctx: Any, width: int) -> RenderableType:

@@ -12,8 +12,11 @@ from ..core.errors import UserError
 
 def usage_error(refusal: typer.TyperException) -> UserError:
     """The refusal as a UserError; it names the environment variable where the value came from one."""
+    from ..core.schema import in_plain_words
+
     context: Any = getattr(refusal, "ctx", None)
-    message = refusal.format_message().replace(": Value error, ", ": ", 1)  # pydantic's prefix, behind enums
+    what, colon, why = refusal.format_message().replace(": Value error, ", ": ", 1).partition(": ")  # from pydantic
+    message = what + colon + in_plain_words(why)
     if variable := _variable(context, getattr(refusal, "param", None)):
         message = f"environment variable {variable}={os.environ[variable]}: {message}"
     command = context.command_path if context is not None else "spade"

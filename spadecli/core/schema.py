@@ -82,7 +82,7 @@ def describe_errors(
         else:
             value = item["input"]
             shown = "" if isinstance(value, dict | list | tuple | BaseModel) else f" (found {value!r})"
-            lines.append(f"{key}: {_in_plain_words(item['msg'])}{shown}{origin}")
+            lines.append(f"{key}: {in_plain_words(item['msg'])}{shown}{origin}")
     return lines
 
 
@@ -106,7 +106,8 @@ WORDS = (
 )
 
 
-def _in_plain_words(message: str) -> str:
+def in_plain_words(message: str) -> str:
+    """Return pydantic's message in our words."""
     for pattern, words in WORDS:
         if re.match(pattern, message):
             return re.sub(pattern, words, message, count=1)

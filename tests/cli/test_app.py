@@ -32,6 +32,7 @@ def test_help_loads_nothing_heavy():
     assert loaded == "[]"
     assert int(count) < 900, "spade --help imports much more than it did"
     assert "Example: spade render masks/ --samples 4" in done.stdout
+    assert "env var" not in done.stdout
 
 
 def test_version_goes_to_stdout():
@@ -112,6 +113,7 @@ def test_errors_tell_every_problem_and_the_hint_also_as_json(monkeypatch, capsys
         (("render", "--samples", "2", "--bogus"), {}, "No such option: --bogus"),
         (("render", "--format", "gif"), {}, "'--format': 'gif' is not one of 'png', 'jpeg', 'jpg', 'webp'"),
         (("render",), {"SPADE_RENDER_SAMPLES": "x"}, "environment variable SPADE_RENDER_SAMPLES=x: "),
+        (("render", "--seed", "x"), {}, "Invalid value for '--seed': expected a whole number"),
         (("rendr",), {}, "No such command 'rendr'"),
     ],
 )
@@ -138,6 +140,7 @@ def test_spade_alone_prints_its_help():
     done = spade()
     assert (done.returncode, done.stderr) == (2, "")
     assert "Example: spade render masks/ --samples 4" in done.stdout
+    assert "env var" not in done.stdout
 
 
 def test_variables_stand_in_for_options_and_lose_to_them(tmp_path):
