@@ -82,3 +82,20 @@ def test_classes_that_do_not_fit(tmp_path):
 def test_without_an_output_of_features(tmp_path):
     with pytest.raises(UserError, match="has no output 'features'"):
         open_segmenter(sidecar(model(tmp_path / "m.onnx")), "cpu", labels=LABELS).features(IMAGES)
+
+
+def test_the_gpu_that_was_asked_for_is_the_session_s(tmp_path, monkeypatch):
+    import onnxruntime
+
+    found, session = [], onnxruntime.InferenceSession
+
+    def on_the_cpu(file, providers):
+        found.append(providers)
+        return session(file, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+    available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    open_segmenter(sidecar(model(tmp_path / "m.onnx")), "cuda:3", labels=LABELS)
+    ((cuda, cpu),) = found
+    assert (cuda[0], cuda[1]["device_id"], cpu) == ("CUDAExecutionProvider", "3", "CPUExecutionProvider")

@@ -149,11 +149,13 @@ class Brightness:
 
 
 def test_a_segmenter_s_miou_goes_into_the_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(validating, "open_segmenter", lambda *_, **__: Brightness())
+    opened = []
+    monkeypatch.setattr(validating, "open_segmenter", lambda *_, **__: opened.append(Brightness()) or opened[-1])
     recipe = make_recipe(tmp_path)
     result = train(options(recipe, tmp_path / "runs", *WATCHED, "validation.segmenter=any"))
     rows = read_rows(result.run_dir / "validation.jsonl")
     assert len(rows) == 3
+    assert len(opened) <= 2  # to check it before anything is written, and to look through it
     assert all(0 <= r["mean_iou"] < 1 for r in rows)
 
 
