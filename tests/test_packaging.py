@@ -81,7 +81,7 @@ def test_the_wheel_holds_code_recipes_weights_and_templates(wheel):
 @pytest.mark.slow
 def test_an_installed_spade_finds_its_recipes_outside_the_clone(installed, tmp_path):
     assert spade(installed, tmp_path, "--version").startswith("spade ")
-    code = "import spadecli.core.recipe as r; print(r.shipped_dir('recipes'), *r.shipped_recipes())"
+    code = "import spadecli.core.recipe_files as r; print(r.shipped_dir('recipes'), *r.shipped_recipes())"
     command = [installed / "bin" / "python", "-c", code]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
     assert Path(found[0]).is_relative_to(installed)
