@@ -16,6 +16,7 @@ from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 if TYPE_CHECKING:
     from ..commands.score.distances import Distances
+    from ..commands.score.look import Looks
     from ..commands.score.protocol import Protocol
     from ..commands.score.result import ScoreResult
     from ..commands.score.segmentation import Segmentation
@@ -234,6 +235,8 @@ def score(
 
 def _tables(result: ScoreResult) -> tuple[Table, ...]:
     tables = [_distance_table(d) for d in result.distances]
+    if result.look:
+        tables.append(_look_table(result.look))
     if result.segmentation:
         tables.append(_class_table(result.segmentation))
     return tuple(tables)
@@ -249,6 +252,18 @@ def _distance_table(d: Distances) -> Table:
     table.add_column(floor, justify="right", no_wrap=True)
     for name, own, beside in distance_rows(d):
         table.add_row(escape(name), own or "-", beside or "-")
+    return table
+
+
+def _look_table(looks: Looks) -> Table:
+    from ..commands.score.words import look_rows
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("renders", "photographs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in look_rows(looks):
+        table.add_row(*row)
     return table
 
 

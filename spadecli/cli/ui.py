@@ -34,6 +34,9 @@ class _Bar:
         self._progress.advance(self._task, n)
 
 
+TABLE_WIDTH = 200  # characters, at least
+
+
 class UI:
     """One command's voice; a :class:`spadecli.core.report.Report` that draws with Rich on stderr."""
 
@@ -74,8 +77,9 @@ class UI:
         if self.as_json:
             print(json_text(data, indent=2))
             return
-        for t in tables:
-            self.out.print(t)
+        for table in tables:
+            wide = max(self.out.width, TABLE_WIDTH)  # a terminal wraps what it cannot show; cut, a number would be lost
+            Console(highlight=False, soft_wrap=True, emoji=False, width=wide).print(table)
         for line in lines or []:
             self.out.print(escape(line))
 

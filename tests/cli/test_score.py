@@ -41,6 +41,9 @@ def test_the_terminal_shows_distances_floor_and_protocol(line: list[str], capsys
     assert "set: 3 names" in out
     assert "compared at: 24x32, bicubic" in out
     assert "FID" not in out
+    assert "1/4 to 1/2 cycle a pixel" in out
+    assert "photographs" in out
+    assert "looks: beside 3 from photos at 24x32" in out
     assert "warning: 3 pictures are few for 18 dimensions" in err
     assert Path("renders/scores.h5").is_file()
 
@@ -54,6 +57,7 @@ def test_json_holds_the_whole_result(line: list[str], capsys: pytest.CaptureFixt
     assert result["distances"][0]["floor"]["count"] == 3
     assert result["protocol"]["distances"][0]["real_count"] == 3
     assert result["path"] == "renders/scores.h5"
+    assert [result["look"][name]["pictures"] for name in ("renders", "photos")] == [3, 3]
 
 
 def test_the_floor_alone_needs_no_renders(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from . import sample_diversity as diversity
 from .choose import choose_networks, choose_segmenter
 from .distances import DistancePlan
 from .html_report import write_report
+from .look import LookPlan, measure_looks, plan_looks
 from .options import ScoreOptions, ScoreSettings, check_options, score_settings, selection
 from .presets import Preset
 from .protocol import Protocol, find_weights, size_counts
@@ -31,6 +32,7 @@ from .style import StylePlan
 __all__ = ["ScoreOptions", "ScoreResult", "plan_score", "score"]
 
 DIVERSITY = "diversity between samples"
+LOOK = "spectrum, light and colours"
 STYLE = "use of style"
 
 T = TypeVar("T")
@@ -44,6 +46,7 @@ class ScorePlan:
     renders: list[Item]
     distances: list[DistancePlan]
     segmentation: SegmentationPlan | None
+    look: LookPlan | None
     diversity: DiversityPlan | None
     style: StylePlan | None
     protocol: Protocol
@@ -67,15 +70,16 @@ def score(options: ScoreOptions, report: Report | None = None) -> ScoreResult:
     seen, counted = None, None
     if plan.segmentation:
         seen, counted = segmentation.measure_segmentation(plan.segmentation, options.batch, report)
+    looked = measure_looks(plan.look, report) if plan.look else None
     varied = diversity.measure_diversity(plan.diversity, options.device, report) if plan.diversity else None
     used = style.measure_use_of_style(plan.style, options.device, report) if plan.style else None
     path = options.out or (options.renders / "scores.h5" if options.renders else None)
     page = path.with_suffix(".html") if path and options.report else None
-    result = ScoreResult(tuple(measured), seen, varied, used, plan.protocol, path, page)
+    result = ScoreResult(tuple(measured), seen, looked, varied, used, plan.protocol, path, page)
     if path:
         hashes.update({str(p.path): h5.file_sha256(p.path) for p in plan.renders if str(p.path) not in hashes})
         plain = result.as_json()
-        results = {k: plain[k] for k in ("distances", "segmentation", "diversity", "style")}
+        results = {k: plain[k] for k in ("distances", "segmentation", "look", "diversity", "style")}
         labels = plan.segmentation.labels if plan.segmentation else None
         write_scores(path, results, plan.protocol, hashes, counted, labels, varied)
     if page:
@@ -113,6 +117,7 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
         distances.plan_distances(options, settings, network, renders, names, weights, real, report)
         for network, real in choose_networks(options, segmenter, renders, not_run, fetch, report)
     ]
+    looked = _attempt(not_run, LOOK, lambda: plan_looks(options, renders, photos, names)) if every else None
     varied = _attempt(not_run, DIVERSITY, lambda: diversity.plan_diversity(options, every, weights)) if every else None
     used = (
         _attempt(not_run, STYLE, lambda: style.plan_style(options, masks, renders, photos, weights)) if every else None
@@ -132,13 +137,14 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
         seed=options.seed,
         distances=tuple(part.protocol for part in measures),
         segmentation=planned.protocol if planned else None,
+        look=looked.protocol if looked else None,
         diversity=varied.protocol if varied else None,
         style=used.protocol if used else None,
         facts=preset.facts if preset else (),
         uncertain=preset.uncertain if preset else (),
         not_run=not_run,
     )
-    return ScorePlan(settings, renders, measures, planned, varied, used, protocol)
+    return ScorePlan(settings, renders, measures, planned, looked, varied, used, protocol)
 
 
 def _has_manifest(options: ScoreOptions) -> bool:

@@ -18,7 +18,7 @@ from .result import ScoreResult
 from .segmentation import PixelCounts, Segmentation, SegmentationPlan, predict
 from .sets import stem
 from .source_masks import channel_colors
-from .words import distance_rows, percent, protocol_words, with_deviation
+from .words import distance_rows, look_rows, percent, protocol_words, with_deviation
 
 SHOWN = 6  # best and worst images, each
 THUMBNAIL = 192  # longer side of an embedded picture, pixels
@@ -40,6 +40,7 @@ def write_report(path: Path, result: ScoreResult, plan: SegmentationPlan | None,
         segmentation=_segmentation(seen) if seen else None,
         matrix=_matrix(plan, counted) if plan and counted else None,
         images=_best_and_worst(plan, counted) if plan and counted else [],
+        look=look_rows(result.look) if result.look else [],
         diversity=_diversity(result),
         style=result.style.rows() if result.style else [],
         protocol=protocol_words(result.protocol),

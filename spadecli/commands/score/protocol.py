@@ -65,6 +65,15 @@ class DiversityProtocol:
 
 
 @dataclass(frozen=True)
+class LookProtocol:
+    """Protocol of spectrum, light and colours: the photographs, and the size (height, width) of both sets."""
+
+    real: str
+    real_count: int
+    size: Size
+
+
+@dataclass(frozen=True)
 class StyleProtocol:
     """Protocol of the use of style: which masks the weights rendered for it, and which photographs they encoded."""
 
@@ -92,6 +101,7 @@ class Protocol:
     distances: tuple[DistanceProtocol, ...] = ()
     segmentation: SegmentationProtocol | None = None
     diversity: DiversityProtocol | None = None
+    look: LookProtocol | None = None
     style: StyleProtocol | None = None
     facts: tuple[str, ...] = ()
     uncertain: tuple[str, ...] = ()

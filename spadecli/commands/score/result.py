@@ -8,6 +8,7 @@ from typing import Any
 
 from ..styles.usage import StyleFindings
 from .distances import Distances
+from .look import Looks
 from .protocol import Protocol
 from .sample_diversity import Diversity
 from .segmentation import Segmentation
@@ -19,6 +20,7 @@ class ScoreResult:
 
     distances: tuple[Distances, ...]
     segmentation: Segmentation | None
+    look: Looks | None
     diversity: Diversity | None
     style: StyleFindings | None
     protocol: Protocol

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import astuple
 
 from ...core.sizes import format_size
+from ...metrics.appearance import octave_names
 from .distances import Distances
+from .look import Looks
 from .protocol import DistanceProtocol, DiversityProtocol, Protocol, SegmentationProtocol
 
 Row = tuple[str, str, str]  # name, the renders' value, the floor's
@@ -53,6 +55,21 @@ def distance_rows(d: Distances) -> list[Row]:
     return rows
 
 
+def look_rows(looks: Looks) -> list[Row]:
+    """The figures of renders and photographs side by side; energies also as shares of the photographs'."""
+    own, real = looks.renders, looks.photos
+    rows = []
+    for name, a, b in zip(octave_names(), own.energy, real.energy, strict=True):
+        share = f" ({a / b:.0%})" if b else ""
+        rows.append((f"energy, {name}", f"{a:.2f}{share}", f"{b:.2f}"))
+    return [
+        *rows,
+        ("contrast", f"{own.contrast:.1f}", f"{real.contrast:.1f}"),
+        ("lightness", f"{own.dark:.0f} to {own.bright:.0f}", f"{real.dark:.0f} to {real.bright:.0f}"),
+        ("spread of mean colours", f"{own.colour_spread:.1f}", f"{real.colour_spread:.1f}"),
+    ]
+
+
 def protocol_words(p: Protocol) -> list[tuple[str, str]]:
     """The protocol as (name, value)."""
     words = [("protocol", p.preset or "spade's own"), ("set", p.split)]
@@ -65,6 +82,8 @@ def protocol_words(p: Protocol) -> list[tuple[str, str]]:
         words += _distance(d, p.seed)
     if p.segmentation:
         words += _segmentation(p.segmentation)
+    if p.look:
+        words.append(("looks", f"beside {p.look.real_count} from {p.look.real} at {format_size(p.look.size)}"))
     if p.diversity:
         words += _diversity(p.diversity)
     if p.style:
