@@ -72,6 +72,33 @@ def test_a_replay_that_does_nothing_is_no_recording(monkeypatch):
         assert torch.equal(compute(torch.full((2, 3), 1.0 * i), None), torch.full((2, 3), 2.0 * i))
 
 
+class OnTheSecondGPU(torch.Tensor):
+    is_cuda, device = True, torch.device("cuda", 1)
+
+
+def test_calls_are_recorded_on_the_device_of_their_images(monkeypatch):
+    done = []
+
+    class Current:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            done.append(self.device)
+
+        def __exit__(self, *error):
+            done.append("left")
+
+    def capture(compute):
+        done.append("recorded")
+        return lambda: out.copy_(compute()), (out := torch.empty_like(compute()))
+
+    monkeypatch.setattr(torch.cuda, "device", Current)
+    monkeypatch.setattr(cuda_graphs, "capture", capture)
+    Recorded(lambda x: (x * 2).as_subclass(OnTheSecondGPU))(torch.ones(2, 3))
+    assert done == [torch.device("cuda", 1), "recorded", "left"]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_replayed_images_are_those_of_ordinary_calls(precision):

@@ -120,3 +120,43 @@ def test_every_recording_has_a_context_of_its_own(network):
 def test_a_shape_that_the_profile_lacks_is_refused(network):
     with pytest.raises(Exception, match="rejects x of shape"):
         doubled(network, [np.zeros((5, 3), np.float32)])
+
+
+class Engine:
+    """An engine of TensorRT for RTX whose kernels are compiled on first use."""
+
+    num_io_tensors = 0
+
+    def __init__(self, blob):
+        self.blob = blob
+
+    def create_runtime_config(self):
+        def cache():
+            held = []
+            return SimpleNamespace(deserialize=held.append, held=held, serialize=lambda: b"kernels of " + self.blob)
+
+        return SimpleNamespace(create_runtime_cache=cache, set_runtime_cache=lambda cache: None)
+
+    def create_execution_context(self, config):
+        return object()
+
+
+def test_each_engine_has_kernels_of_its_own(monkeypatch, tmp_path):
+    """An encoder lies beside its generator in one file of weights; their kernels are different ones."""
+    runtime = SimpleNamespace(deserialize_cuda_engine=Engine)
+    trt = SimpleNamespace(Runtime=lambda log: runtime, TensorIOMode=SimpleNamespace(INPUT=0))
+    for name, stand_in in {
+        "load_runtime": lambda runtime: trt, "side_of": lambda record: SimpleNamespace(runtime="tensorrt-rtx"),
+        "make_logger": lambda trt, report: SimpleNamespace(errors=[]), "cache_dir": lambda: tmp_path,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(tensorrt_backend, name, stand_in)
+    for name, stand_in in {
+        "device": lambda device: nullcontext(), "Stream": lambda device: None, "Event": lambda: None
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    for blob in (b"generator", b"encoder"):
+        first = _Network(None, blob, torch.device("cpu"))
+        assert first._kernels.held == []
+        first.save_kernels()
+    for blob in (b"generator", b"encoder"):
+        assert _Network(None, blob, torch.device("cpu"))._kernels.held == [b"kernels of " + blob]

@@ -1,6 +1,7 @@
 """What a run starts from: recipe, data, run folder, --init; and every way in which they do not fit."""
 
 import json
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 
@@ -262,3 +263,19 @@ def test_without_an_encoder_there_is_no_share_of_prior_z(tmp_path):
     with pytest.raises(UserError) as e:
         load_recipe(make_recipe(tmp_path, "noise"), ("train.prior_share=0.5",))
     assert "train.prior_share needs model.latent" in str(e.value) + "".join(e.value.problems)
+
+
+def test_timing_holds_one_trainer_at_a_time(tmp_path, monkeypatch):
+    from spadecli.commands.train import command
+
+    make, made = command.new_trainer, []
+
+    def watched(*args):
+        assert not [trainer for ref in made if (trainer := ref())], "the timed trainer still takes its memory"
+        trainer = make(*args)
+        made.append(weakref.ref(trainer))
+        return trainer
+
+    monkeypatch.setattr(command, "new_trainer", watched)
+    train(options(make_recipe(tmp_path), tmp_path / "runs", fit_minutes=0.005, max_minutes=0.0))
+    assert len(made) == 2
