@@ -43,7 +43,7 @@ def test_the_terminal_shows_distances_floor_and_protocol(line: list[str], capsys
     assert "FID" not in out
     assert "1/4 to 1/2 cycle a pixel" in out
     assert "photographs" in out
-    assert "looks: beside 3 from photos at 24x32" in out
+    assert "sharpness, light and colours: beside 3 photographs from photos at 24x32" in out
     assert "warning: 3 pictures are few for 18 dimensions" in err
     assert Path("renders/scores.h5").is_file()
 

@@ -32,7 +32,7 @@ from .style import StylePlan
 __all__ = ["ScoreOptions", "ScoreResult", "plan_score", "score"]
 
 DIVERSITY = "diversity between samples"
-LOOK = "spectrum, light and colours"
+LOOK = "sharpness, light and colours"
 STYLE = "use of style"
 
 T = TypeVar("T")

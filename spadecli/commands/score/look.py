@@ -50,7 +50,7 @@ def plan_looks(
 
 def measure_looks(plan: LookPlan, report: Report) -> Looks:
     """Measure both sets."""
-    with report.progress("spectrum and colours", len(plan.renders) + len(plan.photos)) as task:
+    with report.progress("sharpness and colours", len(plan.renders) + len(plan.photos)) as task:
         both = (appearance(_read(s, plan.protocol.size, task)) for s in (plan.renders, plan.photos))
         return Looks(*both)
 

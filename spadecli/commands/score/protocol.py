@@ -66,7 +66,7 @@ class DiversityProtocol:
 
 @dataclass(frozen=True)
 class LookProtocol:
-    """Protocol of spectrum, light and colours: the photographs, and the size (height, width) of both sets."""
+    """Protocol of sharpness, light and colours: the photographs, and the size (height, width) of both sets."""
 
     real: str
     real_count: int

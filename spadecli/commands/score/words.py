@@ -83,7 +83,8 @@ def protocol_words(p: Protocol) -> list[tuple[str, str]]:
     if p.segmentation:
         words += _segmentation(p.segmentation)
     if p.look:
-        words.append(("looks", f"beside {p.look.real_count} from {p.look.real} at {format_size(p.look.size)}"))
+        beside = f"{p.look.real_count} photographs from {p.look.real}"
+        words.append(("sharpness, light and colours", f"beside {beside} at {format_size(p.look.size)}"))
     if p.diversity:
         words += _diversity(p.diversity)
     if p.style:
