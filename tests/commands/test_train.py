@@ -233,3 +233,12 @@ def test_sheets_show_no_held_out_pair(tmp_path):
     recipe = load_recipe(make_recipe(tmp_path)).recipe
     dataset = TrainingSet(tmp_path / "tiny.h5", recipe)
     assert SampleSheet(recipe, dataset).names == ["p0", "p1", "p2", "p4"]
+
+
+def test_rows_of_the_log_are_read_once_however_many_there_are(tmp_path, monkeypatch):
+    read, stats = [], RunFolder.stats
+    monkeypatch.setattr(RunFolder, "stats", lambda folder: read.append(folder) or stats(folder))
+    result = train(options(make_recipe(tmp_path), tmp_path / "runs", "train.log_every=1"))
+    monkeypatch.undo()
+    assert len(RunFolder(result.run_dir).stats()) == 6
+    assert len(read) == 1
