@@ -90,6 +90,10 @@ class PlainTraining:
         self.averages = {name: _folded(n) for name, n in self.networks.items() if name != "discriminator"}
         self.steps = 0
         self.hinge_average, self.augmented = 1.0, False
+        self.codes = [
+            torch.full([self.recipe.model.z_dim], v, dtype=torch.float64) for v in (0, 1)
+        ]  # mean, mean square
+        self.encoded: list[tuple[Tensor, Tensor]] = []  # posteriors of a step, by micro-batch
         self.balanced: dict[str, Tensor] = {}  # weights by term, from the first micro-batch
         self.terms = dict.fromkeys(TERMS, 0.0)
 
@@ -108,6 +112,12 @@ class PlainTraining:
         begun = self.hinge_average < self.recipe.discriminator.augment_from
         self.augmented = self.augmented or bool(self.recipe.discriminator.augment and begun)
         self.terms["d_norm"] += self.adam_d.step(train.lr_d * lr_scale, train.max_grad_norm)
+
+        if self.encoded:
+            mu, logvar = (torch.cat(x) for x in zip(*self.encoded, strict=True))
+            found = mu.mean(0), (mu**2 + logvar.exp()).mean(0)
+            self.codes = [0.98 * old + 0.02 * new for old, new in zip(self.codes, found, strict=True)]
+            self.encoded = []
 
         self.steps += 1
         decay = min(train.ema_decay, (1 + self.steps) / (10 + self.steps))
@@ -133,6 +143,9 @@ class PlainTraining:
                 encoded = [i for i in encoded if (i + 1) % every]
             mu, logvar = self.encoder(whole[encoded])
             z = eps.clone()
+            if self.recipe.train.match_prior:
+                z = self.codes[0] + (self.codes[1] - self.codes[0] ** 2) ** 0.5 * eps
+                self.encoded.append((mu.detach(), logvar.detach()))
             z[encoded] = mu + (logvar / 2).exp() * eps[encoded]
             terms["kl"] = (0.5 * (mu**2 + logvar.exp() - 1 - logvar)).sum(1).mean()
         if "at" in batch:

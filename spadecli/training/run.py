@@ -85,7 +85,8 @@ class TrainingRun:
                 for batch in loader:
                     # One step.
                     with memory_advice(recipe, self.trainer.device, self.processes.ranks):
-                        self.trainer.step(batch, lr_scale(step / self.steps, train.decay_from))
+                        scale = lr_scale(step / self.steps, train.decay_from)
+                        self.trainer.step(batch, scale, step >= train.discriminator_first)
                     step += 1
                     bar.advance()
 

