@@ -2,9 +2,9 @@
 
 Only layers that see the semantic map have a slice per class: the first convolution of every SPADE layer, the
 generator's first layer if its input is the map, and the discriminator's first convolutions. There a class of both label
-spaces keeps its slice, a new class keeps its initial values, and a class missing from the new label space is dropped.
-On masks of carried classes alone the function stays the same (with conditioning "concat" only if no class is dropped,
-as its norms include the channels of absent classes).
+spaces keeps its slice, a new class gets one at random, as large as the trained ones, and a class missing from the new
+label space is dropped. On masks of carried classes alone the function stays the same (with conditioning "concat" only
+if no class is dropped, as its norms include the channels of absent classes).
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def remap_classes(
     news = torch.tensor([pair[1] for pair in transfer.carried], dtype=torch.long)
     for name, place in places.items():
         before, offset = old[name], place.offset
-        after = fresh[name].detach().to(before.device, before.dtype).clone()
+        initial = fresh[name].detach().to(before.device, before.dtype)
+        after = _like_trained(initial, before.narrow(place.dim, offset, channels[0]), place)
         after.narrow(place.dim, 0, offset).copy_(before.narrow(place.dim, 0, offset))
         after.index_copy_(place.dim, offset + news, before.index_select(place.dim, offset + olds))
         rest = before.shape[place.dim] - offset - channels[0]
@@ -145,6 +146,18 @@ def remap_classes(
             after.narrow(place.dim, offset + channels[1], rest).copy_(image)
         carried[name] = after
     return carried
+
+
+def _like_trained(fresh: Tensor, trained: Tensor, place: Place) -> Tensor:
+    """Return initial values with the mean of the classes' ``trained`` slices, and with their deviation from it.
+
+    Training begins with weights a hundred times smaller than those it ends with: a class that began like that beside
+    trained ones would hardly be seen, and be learned last.
+    """
+    spread = (trained - trained.mean(place.dim, keepdim=True)).std()
+    if place.dim == 0 or not spread > 0 or not fresh.std() > 0:  # norms keep theirs; one class has no spread
+        return fresh.clone()
+    return trained.mean(place.dim, keepdim=True) + (fresh - fresh.mean()) * (spread / fresh.std())
 
 
 def differences(
