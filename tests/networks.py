@@ -10,6 +10,7 @@ from spadecli.core.labelspace import LabelSpace
 from spadecli.model.encoder import ImageEncoder
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
+from spadecli.model.pixel_noise import PixelNoise
 from spadecli.weights.card import Card
 from spadecli.weights.file import folded_state_dict, save_weights
 
@@ -40,6 +41,8 @@ def visible(network: nn.Module, seed: int) -> None:
             nn.init.normal_(layer.weight, 0, layer.weight[0].numel() ** -0.5, generator=random)
             if layer.bias is not None:
                 nn.init.uniform_(layer.bias, -0.1, 0.1, generator=random)
+        if isinstance(layer, PixelNoise):
+            nn.init.uniform_(layer.weight, -0.2, 0.2, generator=random)
 
 
 def random_statistics(network: nn.Module) -> None:

@@ -197,6 +197,7 @@ ARCHITECTURES = [
     {"conditioning": "concat"},
     {"conditioning": "concat", "norm": "instance"},
     {"conditioning": "concat", "latent": "map"},
+    {"pixel_noise": True},
     # sizes that no vector of a kernel divides, and such that fill several
     {"ngf": 5, "hidden": 7},
     {"ngf": 8, "hidden": 70, "size": (32, 32)},
@@ -219,4 +220,5 @@ CASES = [
     # so long that a tile's halo ends within it
     Case("noise", samples=1, at=(416, 32), masks=1),
     Case("noise", samples=1, at=(416, 32), masks=1, options=options(kernel=5)),
+    Case("noise", samples=1, at=(416, 32), masks=1, options=options(pixel_noise=True)),
 ]

@@ -155,7 +155,7 @@ class PlainTraining:
             size = semantic.size[0] // stride, semantic.size[1] // stride
             fake = self.generator.from_start(_windows(start, batch["at"] // stride, size), semantic)
         else:
-            fake = self.generator(semantic, z)
+            fake = self.generator(semantic, z, noise_places=batch.get("noise_places"))
         render = fake
         if weights.ignore_unknown:
             names = [c.name for c in self.recipe.labels.classes]

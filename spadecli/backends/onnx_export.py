@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ..core.version import VERSION
 from ..model.encoder import INPUT_SIZE, ImageEncoder
 from ..model.generator import LEAK, Generator, SPADEBlock, resize_start
 from ..model.layers import EPS
+from ..model.pixel_noise import GAIN, PixelNoise, noise_of
 from ..model.spade import SPADE, PlainNorm
 from ..store.h5 import file_sha256
 from ..weights.card import Card
@@ -138,6 +139,8 @@ class _GeneratorGraph:
                 grid = grid[0] * 2, grid[1] * 2
                 x = self._upsample(x, f"upsample_{i}")
             x = self._block(f"blocks.{i}", block, x, grid)
+            if self.generator.noises:
+                x = self._with_noise(i, x, grid)
         x = self._conv("conv_img", self.generator.conv_img, g.op("LeakyRelu", x, scope="conv_img", alpha=LEAK))
         if g.precision != "fp32":
             x = g.cast(x, "fp32", "images")
@@ -241,6 +244,12 @@ class _GeneratorGraph:
             x = self._norm(f"{name}.norm_{i}", norm, x, grid)
             x = self._conv(f"{name}.conv_{i}", conv, g.op("LeakyRelu", x, scope=f"{name}.norm_{i}", alpha=LEAK))
         return g.op("Add", shortcut, x, scope=name)
+
+    def _with_noise(self, block: int, x: str, grid: Size) -> str:
+        g, name = self.g, f"noises.{block}"
+        noise = g.weight(f"{name}.noise", torch.from_numpy(noise_of(block, grid))[None, None])
+        weight = g.weight(f"{name}.weight", GAIN * cast(PixelNoise, self.generator.noises[block]).weight[:, None, None])
+        return g.op("Add", x, g.op("Mul", noise, weight, scope=name), scope=name)
 
     def _norm(self, name: str, layer: nn.Module, x: str, grid: Size) -> str:
         if isinstance(layer, SPADE):

@@ -35,6 +35,8 @@ class Architecture(BaseModel):
         published encoder, whose instance norms hide the photo's colours and lighting from z.
     conditioning: "spade"; or "concat": the semantic map is concatenated to the input once and the norms ignore it
         (the comparison of section 4.4).
+    pixel_noise: add noise to the output of each block, weighted for each channel, for texture inside large regions. Not
+        in the paper; StyleGAN's (Karras et al., CVPR 2019, section 3.2).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +52,7 @@ class Architecture(BaseModel):
     latent: Latent = "map"
     encoder_grid: Literal[0, 1, 2, 4, 8, 16] = 0
     conditioning: Conditioning = "spade"
+    pixel_noise: bool = False
 
     @model_validator(mode="wrap")
     @classmethod

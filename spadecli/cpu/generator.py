@@ -89,6 +89,7 @@ class FastGenerator:
             self.fc = generator.fc.to(device)
         generator.fc = nn.Identity()
         self.conv_img = ImageConv(generator.conv_img, self.settings)
+        self.noises = generator.noises.to(device)
         self.blocks = []
         for i, block in enumerate(generator.blocks):
             assert isinstance(block, SPADEBlock)
@@ -133,6 +134,7 @@ class FastGenerator:
         for i, (block, upsample) in enumerate(zip(self.blocks[:-1], self.upsample_before, strict=False)):
             x = self._enter(i, x, tile)
             x = block(x, block.scale_shift(found[i]), found[i].window_of_pixel, upsample)
+            x = self._with_noise(i, x, tile)
         # the last block, one image at a time: its maps take more memory than everything before
         x = self._enter(len(self.blocks) - 1, x, tile)
         last, window_of_pixel = self.blocks[-1], found[-1].window_of_pixel
@@ -141,9 +143,15 @@ class FastGenerator:
         for n in range(len(x)):
             mask = slice(n // samples, n // samples + 1)
             image = last(x[n : n + 1], scale_shift, window_of_pixel[mask], self.upsample_before[-1])
-            images.append(self.conv_img(image))
+            images.append(self.conv_img(self._with_noise(len(self.blocks) - 1, image, tile)))
         all_images = torch.cat(images).tanh_()
         return all_images if tile is None else tile.leave(all_images)
+
+    def _with_noise(self, block: int, x: Tensor, tile: Tile | None) -> Tensor:
+        if not self.noises:
+            return x
+        noise: Tensor = self.noises[block](x, (0, 0) if tile is None else tile.first(block))
+        return noise
 
     def _enter(self, block: int, x: Tensor, tile: Tile | None) -> Tensor:
         x = x if tile is None else tile.enter(block, x)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..core.architecture import Architecture
 from .cutting import cut
 from .layers import conv
+from .pixel_noise import PixelNoise
 from .semantic import SemanticMap
 from .spade import SPADE, PlainNorm
 from .tiling import Tile
@@ -72,16 +73,25 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             SPADEBlock(fin, fout, arch, semantic_channels, spectral) for fin, fout in zip(fins, widths, strict=True)
         )
+        self.noises = nn.ModuleList(PixelNoise(i, width) for i, width in enumerate(widths) if arch.pixel_noise)
         self.conv_img = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def forward(self, semantic: SemanticMap, z: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        semantic: SemanticMap,
+        z: Tensor | None = None,
+        at: Tensor | None = None,
+        noise_places: Tensor | None = None,
+    ) -> Tensor:
         """M semantic maps of HxW and z [M·S,Z] (None if the latent is "map") -> images [M·S,3,H,W] in [-1,1].
 
-        at: see :meth:`start`.
+        at: see :meth:`start`. noise_places: those of :class:`.pixel_noise.PixelNoise`, for training.
         """
-        return self.from_start(self.start(semantic, z, at), semantic)
+        return self.from_start(self.start(semantic, z, at), semantic, noise_places=noise_places)
 
-    def from_start(self, x: Tensor, semantic: SemanticMap, tile: Tile | None = None) -> Tensor:
+    def from_start(
+        self, x: Tensor, semantic: SemanticMap, tile: Tile | None = None, noise_places: Tensor | None = None
+    ) -> Tensor:
         """Apply the blocks to the first feature map [M·S,16·ngf (+ map channels),h,w] -> images [M·S,3,H,W].
 
         tile: the part of the images to compute, in evaluation mode; None for all of them.
@@ -91,6 +101,8 @@ class Generator(nn.Module):
             if upsample:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = block(x, semantic if tile is None else semantic.of_block(tile, i))
+            if self.noises:
+                x = self.noises[i](x, (0, 0) if tile is None else tile.first(i), noise_places)
         images = torch.tanh(self.conv_img(F.leaky_relu(x, LEAK)))
         return images if tile is None else tile.leave(images)
 

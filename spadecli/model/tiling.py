@@ -67,6 +67,10 @@ class Tile:
         """Cut the window of ``block`` out of the labels or edges [..,H,W] of the whole map, nearest sampled."""
         return self.blocks[block].of(maps, self.steps[block])
 
+    def first(self, block: int) -> tuple[int, int]:
+        """Return the row and column of the whole map where the window of ``block`` begins."""
+        return self.blocks[block].top, self.blocks[block].left
+
     def leave(self, image: Map) -> Map:
         """Cut the tile's pixels out of an image of the last block's window."""
         return self.image.within(self.blocks[-1]).of(image)

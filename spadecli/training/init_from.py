@@ -118,6 +118,8 @@ def apply_init(trainer: Trainer, start: InitWeights) -> None:
     generator = resize_start(start.generator, start.architecture, recipe.model)
     fresh = folded_state_dict(trainer.generator)
     carried = remap_classes(generator, fresh, generator_places(trainer.generator), channels, transfer)
+    # noise begins with weight 0: the function stays the same
+    carried |= {name: value for name, value in fresh.items() if name.startswith("noises.") and name not in carried}
     problems = load_folded(trainer.generator, carried, "generator.")
     if trainer.encoder is not None and start.encoder is not None:
         added = 0 if start.architecture.encoder_grid else recipe.model.encoder_grid

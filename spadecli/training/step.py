@@ -113,6 +113,7 @@ class Trainer:
         semantic, whole, eps = self.inputs(batch)
         at = batch["at"].to(self.device, non_blocking=True) if "at" in batch else None
         numbers = batch["augment"].to(self.device, non_blocking=True) if "augment" in batch else None
+        places = batch["noise_places"].to(self.device, non_blocking=True) if "noise_places" in batch else None
         photo = whole
         if at is not None:  # the losses see windows
             photo = cut(whole, at, semantic.size).contiguous(memory_format=torch.channels_last)
@@ -121,7 +122,7 @@ class Trainer:
         with self._autocast():
             with torch.set_grad_enabled(generator_learns):
                 z, mu, logvar, reconstructed = self._latent(whole, eps)
-                render = self._called["generator"](semantic, z, at)
+                render = self._called["generator"](semantic, z, at, places)
             fake = self._known(render, semantic, photo)
             judged = self.augmentation(semantic, [fake, photo.to(fake.dtype)], numbers)
             fakes, reals = self._called["discriminator"](judged[0], *judged[1])

@@ -24,7 +24,13 @@ from ..model.discriminator import AnyDiscriminator
 from ..model.generator import Generator
 
 SHOWN = 8
-BRIDGED = ("size", "latent", "spectral_norm", "encoder_grid")  # fields that may differ, some with restrictions
+BRIDGED = (
+    "size",
+    "latent",
+    "spectral_norm",
+    "encoder_grid",
+    "pixel_noise",
+)  # fields that may differ, some with restrictions
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ def differences(
     """Return every difference that rules out starting the new networks from the old ones, as "key: old -> new".
 
     The training size may differ; latents "noise" and "encoder" have the same generator, without or with an encoder; an
-    encoder with a grid can start from one without.
+    encoder with a grid can start from one without, and a generator with pixel noise too.
     old_d: None if there is no discriminator to start from.
     """
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
@@ -175,6 +181,8 @@ def differences(
         keys.append("latent")
     if not (old.uses_z or new.uses_z) and "z_dim" in keys:
         keys.remove("z_dim")
+    if old.pixel_noise and not new.pixel_noise:
+        keys.append("pixel_noise")
     if old.has_encoder and new.has_encoder and old.encoder_grid not in (0, new.encoder_grid):
         keys.append("encoder_grid")
     problems = [f"model.{key}: {before[key]} -> {after[key]}" for key in keys]

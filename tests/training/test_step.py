@@ -96,6 +96,8 @@ def batches(recipe: Recipe, count: int = 3) -> list[dict[str, Tensor]]:
             batch["edges"] = integers(0, 2, (size, height, width))
         if recipe.discriminator.augment:
             batch["augment"] = torch.rand(size, 7, generator=random)
+        if recipe.model.pixel_noise:
+            batch["noise_places"] = torch.randint(1000, (size, 2), generator=random)
         if recipe.train.window:
             rows, columns = (slice(n) for n in recipe.train.window)
             batch |= {name: batch[name][:, rows, columns] for name in ("channels", "edges") if name in batch}
@@ -129,6 +131,7 @@ CASES = {
     "fast modulation": {"model.latent": "noise", "labels.instances": True, "train.modulation": "fast"},
     "either modulation": {"train.modulation": "auto", "train.accumulate": 2},
     "no spectral norm": {"model.spectral_norm": False},
+    "pixel noise": {"model.latent": "noise", "model.pixel_noise": True},
     "z of the prior, Gram matrices": {
         "model.latent": "encoder",
         "train.prior_share": 0.25,
