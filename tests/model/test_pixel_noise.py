@@ -1,4 +1,4 @@
-"""Pixel noise: what is added, where it begins, and that it starts from nothing. Its other forms are in test_parity.py."""
+"""Pixel noise: what is added, where it begins, and that it starts from nothing; test_parity.py has its other forms."""
 
 import numpy as np
 import pytest
