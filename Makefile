@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint bench bench-gpu clean
+.PHONY: help setup demo test test-all test-gpu lint bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,10 @@ demo: setup ## render example masks with the shipped weights, with a gallery
 	$(BIN)/spade examples
 	$(BIN)/spade render masks/ --samples 4
 
-test: setup ## run the whole test suite, including packaging and browser tests
+test: setup ## run the tests, in less than ten minutes on two cores
+	$(BIN)/python -m pytest
+
+test-all: setup ## run the slow tests too: packaging, README, browser, several processes
 	$(BIN)/python -m pytest -m "not gpu"
 
 test-gpu: setup ## run the tests that need a CUDA device
