@@ -150,8 +150,10 @@ def score(
         ),
     ] = None,
     perceptual: Annotated[
-        Literal["auto", "vgg19", "squeezenet", "none"],
-        typer.Option(metavar="NAME", help="vgg19, squeezenet, none; auto: as the loss.", rich_help_panel=DIVERSITY),
+        Literal["auto", "vgg19", "vgg16", "squeezenet", "none"],
+        typer.Option(
+            metavar="NAME", help="vgg19, vgg16, squeezenet, none; auto: as the loss.", rich_help_panel=DIVERSITY
+        ),
     ] = "auto",
     perceptual_weights: Annotated[
         Path | None,

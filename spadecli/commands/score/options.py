@@ -13,7 +13,7 @@ from ...metrics.features import Resize
 from .presets import PRESETS, LabelResize, Name, Preset
 from .sets import Samples
 
-Perceptual = Literal["auto", "vgg19", "squeezenet", "none"]
+Perceptual = Literal["auto", "vgg19", "vgg16", "squeezenet", "none"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def check_options(options: ScoreOptions) -> None:
             (clean and options.size, f"--protocol {options.protocol} fixes the size; leave --size out"),
             (
                 options.perceptual_weights and options.perceptual in ("auto", "none"),
-                "--perceptual-weights needs --perceptual squeezenet or vgg19",
+                "--perceptual-weights needs --perceptual squeezenet, vgg16 or vgg19",
             ),
             (options.renders is None and options.real is None, "the floor alone needs --real PHOTOS"),
         )

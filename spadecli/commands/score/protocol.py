@@ -147,7 +147,7 @@ def was_training_loss(extractor: str, weights: Path | None) -> str:
     loss = perceptual_network(weights)
     if loss is None:
         return "unknown"
-    return "yes" if loss != "none" and extractor.lower().startswith(loss.removesuffix("19")) else "no"
+    return "yes" if loss != "none" and extractor.lower().startswith(loss.rstrip("0123456789")) else "no"
 
 
 def perceptual_network(weights: Path) -> str | None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,8 +21,6 @@ from .sets import styles_of
 
 if TYPE_CHECKING:
     from ...model.perceptual import PerceptualLoss
-
-Network = Literal["vgg19", "squeezenet"]
 
 
 @dataclass(frozen=True)
@@ -86,13 +84,13 @@ def _kind(options: ScoreOptions, weights: Path | None) -> str:
 
 
 def _network(options: ScoreOptions, weights: Path | None) -> tuple[PerceptualLoss, str] | str:
-    from ...model.perceptual import URLS, is_fetched, load_perceptual
+    from ...model.perceptual import NETWORKS, URLS, is_fetched, load_perceptual
 
     kind = _kind(options, weights)
-    hint = "name one with --perceptual squeezenet or vgg19, and --perceptual-weights FILE"
-    if kind not in ("vgg19", "squeezenet"):
+    hint = "name one with --perceptual squeezenet, vgg16 or vgg19, and --perceptual-weights FILE"
+    network = next((known for known in NETWORKS if known == kind), None)
+    if network is None:
         return f"the perceptual network of these weights' training is not known; {hint}"
-    network: Network = "vgg19" if kind == "vgg19" else "squeezenet"
     if options.perceptual_weights is not None:
         return load_perceptual(network, options.perceptual_weights), str(options.perceptual_weights)
     if options.perceptual == "auto" and not is_fetched(network):
