@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +12,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UserError
 from .losses import FeaturePair, l1
+from .pretrained import cached_file, fetch_state, read_state, select_state
 
 Network = Literal["vgg19", "vgg16", "squeezenet"]
 NETWORKS: tuple[Network, ...] = get_args(Network)
@@ -105,7 +104,7 @@ class PerceptualLoss(nn.Module):
         layers, self.taps = LAYERS[network]()
         self.tap_weights = TAP_WEIGHTS[network]
         self.features = nn.Sequential(*layers)
-        self.features.load_state_dict(_feature_state(self.features, state))
+        self.features.load_state_dict(select_state(self.features, state))
         normalize = network == "squeezenet"
         mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if normalize else ((0.5,) * 3, (0.5,) * 3)
         # images in [-1,1] are (x + 1) / 2 in [0,1]
@@ -160,7 +159,7 @@ def _gram_matrix(x: Tensor) -> Tensor:
 
 def is_fetched(network: Network) -> bool:
     """Whether torch's download cache holds the network already."""
-    return Path(torch.hub.get_dir(), "checkpoints", Path(URLS[network]).name).is_file()
+    return cached_file(URLS[network]).is_file()
 
 
 def load_perceptual(network: Network, weights: Path | None = None) -> PerceptualLoss:
@@ -169,13 +168,10 @@ def load_perceptual(network: Network, weights: Path | None = None) -> Perceptual
     Raises UserError if the file is missing, the download fails, or the weights are those of another network.
     """
     if weights is not None:
-        state = _read_state(weights)
+        state = read_state(weights, "loss.perceptual_weights")
     else:
         try:
-            with redirect_stdout(io.StringIO()):  # torch announces the download on stdout, reserved for results
-                state = torch.hub.load_state_dict_from_url(
-                    URLS[network], map_location="cpu", check_hash=True, progress=False
-                )
+            state = fetch_state(URLS[network])
         except (OSError, RuntimeError) as e:
             raise UserError(
                 f"the {network} weights could not be fetched from {URLS[network]} ({e})",
@@ -186,24 +182,3 @@ def load_perceptual(network: Network, weights: Path | None = None) -> Perceptual
         return PerceptualLoss(network, state)
     except KeyError as e:
         raise UserError(f"{weights or URLS[network]}: not the {network} network: {e.args[0]}") from e
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (loss.perceptual_weights)")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
-def _feature_state(features: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Select the ``features.*`` entries of torchvision's state that ``features`` has. Raises KeyError if some lack."""
-    wanted = features.state_dict()
-    found = {n: state.get(f"features.{n}", state.get(n)) for n in wanted}
-    bad = [n for n, v in wanted.items() if (f := found[n]) is None or f.shape != v.shape]
-    if bad:
-        raise KeyError(f"missing or of the wrong shape: {', '.join(bad[:5])}")
-    return {n: v for n, v in found.items() if v is not None}
