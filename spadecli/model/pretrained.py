@@ -70,6 +70,6 @@ def select_state(network: nn.Module, state: Mapping[str, Any], prefix: str = "fe
     wanted = network.state_dict()
     found = {n: state.get(f"{prefix}{n}", state.get(n)) for n in wanted}
     good = {n: v for n, v in found.items() if isinstance(v, Tensor) and v.shape == wanted[n].shape}
-    if bad := [n for n in wanted if n not in good]:
+    if bad := [f"{prefix}{n}" for n in wanted if n not in good]:
         raise KeyError(f"missing or of the wrong shape: {', '.join(bad[:5])}")
     return good

@@ -119,10 +119,13 @@ def test_any_of_the_published_names_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "problem"),
     [
-        (random_alexnet(), r"not LPIPS with AlexNet: missing or of the wrong shape: lin0\.weight, lin1\.weight"),
-        (random_heads(), r"not LPIPS with AlexNet: missing or of the wrong shape: 0\.weight, 0\.bias"),
-        (STATE | {"lpips.lin4.weight": torch.zeros(1, 512, 1, 1)}, r"wrong shape: lin4\.weight$"),
-        (STATE | {"features.3.weight": torch.zeros(192, 64, 3, 3)}, r"wrong shape: 3\.weight$"),
+        (random_alexnet(), r"not LPIPS with AlexNet: missing or of the wrong shape: lpips\.lin0\.weight, lpips\.lin1"),
+        (
+            random_heads(),
+            r"not LPIPS with AlexNet: missing or of the wrong shape: features\.0\.weight, features\.0\.bias",
+        ),
+        (STATE | {"lpips.lin4.weight": torch.zeros(1, 512, 1, 1)}, r"wrong shape: lpips\.lin4\.weight$"),
+        (STATE | {"features.3.weight": torch.zeros(192, 64, 3, 3)}, r"wrong shape: features\.3\.weight$"),
         ([torch.zeros(1)], "not a state dict"),
     ],
 )

@@ -154,10 +154,12 @@ def test_vgg16_comes_from_either_format_and_vgg19_is_told_apart(tmp_path):
     for name in ("net.pth", "net.safetensors"):
         loss = load_perceptual("vgg16", tmp_path / name)
         assert torch.equal(loss.features[24].weight, state["features.24.weight"])
-    with pytest.raises(UserError, match=r"net\.pth: not the vgg19 network.*16\.weight"):
+    with pytest.raises(UserError, match=r"net\.pth: not the vgg19 network.*features\.16\.weight"):
         load_perceptual("vgg19", tmp_path / "net.pth")
     torch.save(torchvision_state("vgg19"), tmp_path / "net.pth")
-    with pytest.raises(UserError, match=r"not the vgg16 network: missing or of the wrong shape: .*17\.weight"):
+    with pytest.raises(
+        UserError, match=r"not the vgg16 network: missing or of the wrong shape: .*features\.17\.weight"
+    ):
         load_perceptual("vgg16", tmp_path / "net.pth")
 
 
