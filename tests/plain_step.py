@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from spadecli.core.recipe import Recipe
 from spadecli.model.layers import SpectralConv2d
-from spadecli.model.perceptual import squeezenet_layers, vgg19_layers
+from spadecli.model.perceptual import squeezenet_layers, vgg16_layers, vgg19_layers
 from spadecli.model.semantic import SemanticMap
 from spadecli.training.step import TERMS, Trainer
 
@@ -23,6 +23,7 @@ EPS_OF_ADAM = 1e-8
 # layers, the five taps, their weights, and the mean and deviation of images in [0,1]
 CLASSIFIERS = {
     "vgg19": (vgg19_layers, (1, 6, 11, 20, 29), (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), (0.5,) * 3, (0.5,) * 3),
+    "vgg16": (vgg16_layers, (1, 6, 11, 18, 25), (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), (0.5,) * 3, (0.5,) * 3),
     "squeezenet": (
         squeezenet_layers,
         (1, 4, 7, 10, 12),

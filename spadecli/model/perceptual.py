@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +12,23 @@ from torch.nn import functional as F
 
 from ..core.errors import UserError
 from .losses import FeaturePair, l1
+from .pretrained import cached_file, fetch_state, read_state, select_state
 
-URLS = {
+Network = Literal["vgg19", "vgg16", "squeezenet"]
+NETWORKS: tuple[Network, ...] = get_args(Network)
+URLS: Mapping[Network, str] = {
     "vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+    "vgg16": "https://download.pytorch.org/models/vgg16-397923af.pth",
     "squeezenet": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
-# VGG19: the paper's weights. SqueezeNet's activations are much larger, so each tap is divided by its mean activation on
-# photographs (16 facades at 256x256), and all taps have the same weight: the shallow ones carry colour best, and a
-# weight of 1/32 would all but silence them. This is a choice of this project, not measured on its own.
-TAP_WEIGHTS = {
-    "vgg19": (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0),
+# VGG19: the paper's weights, which VGG16 takes over for the same taps. SqueezeNet's activations are much larger, so
+# each tap is divided by its mean activation on photographs (16 facades at 256x256), and all taps have the same weight:
+# the shallow ones carry colour best, and a weight of 1/32 would all but silence them. This is a choice of this project,
+# not measured on its own.
+VGG_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+TAP_WEIGHTS: Mapping[Network, tuple[float, ...]] = {
+    "vgg19": VGG_WEIGHTS,
+    "vgg16": VGG_WEIGHTS,
     "squeezenet": tuple(0.4 / mean for mean in (12.8, 23.5, 17.3, 9.6, 1.48)),
 }
 
@@ -45,9 +50,19 @@ class Fire(nn.Module):
 
 def vgg19_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
     """Build the layers up to relu5_1; also return the indices of the five taps relu1_1 .. relu5_1."""
+    return _vgg_layers((2, 2, 4, 4, 1))
+
+
+def vgg16_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
+    """Build the layers up to relu5_1; also return the indices of the five taps relu1_1 .. relu5_1."""
+    return _vgg_layers((2, 2, 3, 3, 1))
+
+
+def _vgg_layers(depths: Sequence[int]) -> tuple[list[nn.Module], tuple[int, ...]]:
+    """Build blocks of ``depths`` 3x3 convolutions (Simonyan and Zisserman, ICLR 2015, table 1)."""
     layers: list[nn.Module] = []
     taps, fin = [], 3
-    for width, depth in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 1)):
+    for width, depth in zip((64, 128, 256, 512, 512), depths, strict=True):
         if layers:
             layers.append(nn.MaxPool2d(2))
         for i in range(depth):
@@ -67,22 +82,29 @@ def squeezenet_layers() -> tuple[list[nn.Module], tuple[int, ...]]:
     return layers, (1, 4, 7, 10, 12)
 
 
+LAYERS: Mapping[Network, Callable[[], tuple[list[nn.Module], tuple[int, ...]]]] = {
+    "vgg19": vgg19_layers,
+    "vgg16": vgg16_layers,
+    "squeezenet": squeezenet_layers,
+}
+
+
 class PerceptualLoss(nn.Module):
     """Perceptual loss: L1 between five feature maps, weighted by TAP_WEIGHTS.
 
-    VGG19 takes images in [-1,1] as they are, as in the paper's code; for SqueezeNet they are normalized with the
-    ImageNet mean and standard deviation that it was trained with.
+    VGG19 and VGG16 take images in [-1,1] as they are, as in the paper's code; for SqueezeNet they are normalized with
+    the ImageNet mean and standard deviation that it was trained with.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Literal["vgg19", "squeezenet"], state: Mapping[str, Tensor]) -> None:
+    def __init__(self, network: Network, state: Mapping[str, Tensor]) -> None:
         super().__init__()
-        layers, self.taps = vgg19_layers() if network == "vgg19" else squeezenet_layers()
+        layers, self.taps = LAYERS[network]()
         self.tap_weights = TAP_WEIGHTS[network]
         self.features = nn.Sequential(*layers)
-        self.features.load_state_dict(_feature_state(self.features, state))
+        self.features.load_state_dict(select_state(self.features, state))
         normalize = network == "squeezenet"
         mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if normalize else ((0.5,) * 3, (0.5,) * 3)
         # images in [-1,1] are (x + 1) / 2 in [0,1]
@@ -135,24 +157,21 @@ def _gram_matrix(x: Tensor) -> Tensor:
     return matrix
 
 
-def is_fetched(network: Literal["vgg19", "squeezenet"]) -> bool:
+def is_fetched(network: Network) -> bool:
     """Whether torch's download cache holds the network already."""
-    return Path(torch.hub.get_dir(), "checkpoints", Path(URLS[network]).name).is_file()
+    return cached_file(URLS[network]).is_file()
 
 
-def load_perceptual(network: Literal["vgg19", "squeezenet"], weights: Path | None = None) -> PerceptualLoss:
+def load_perceptual(network: Network, weights: Path | None = None) -> PerceptualLoss:
     """Load the loss with weights from a local file (.pth or .safetensors), or downloaded once from torch's URLs.
 
     Raises UserError if the file is missing, the download fails, or the weights are those of another network.
     """
     if weights is not None:
-        state = _read_state(weights)
+        state = read_state(weights, "loss.perceptual_weights")
     else:
         try:
-            with redirect_stdout(io.StringIO()):  # torch announces the download on stdout, reserved for results
-                state = torch.hub.load_state_dict_from_url(
-                    URLS[network], map_location="cpu", check_hash=True, progress=False
-                )
+            state = fetch_state(URLS[network])
         except (OSError, RuntimeError) as e:
             raise UserError(
                 f"the {network} weights could not be fetched from {URLS[network]} ({e})",
@@ -163,24 +182,3 @@ def load_perceptual(network: Literal["vgg19", "squeezenet"], weights: Path | Non
         return PerceptualLoss(network, state)
     except KeyError as e:
         raise UserError(f"{weights or URLS[network]}: not the {network} network: {e.args[0]}") from e
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (loss.perceptual_weights)")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
-def _feature_state(features: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Select the ``features.*`` entries of torchvision's state that ``features`` has. Raises KeyError if some lack."""
-    wanted = features.state_dict()
-    found = {n: state.get(f"features.{n}", state.get(n)) for n in wanted}
-    bad = [n for n, v in wanted.items() if (f := found[n]) is None or f.shape != v.shape]
-    if bad:
-        raise KeyError(f"missing or of the wrong shape: {', '.join(bad[:5])}")
-    return {n: v for n, v in found.items() if v is not None}

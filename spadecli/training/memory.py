@@ -18,7 +18,7 @@ from ..model import losses
 from ..model.augment import Augmentation
 from ..model.cutting import cut
 from ..model.encoder import reparameterize
-from ..model.perceptual import PerceptualLoss, squeezenet_layers, vgg19_layers
+from ..model.perceptual import LAYERS, PerceptualLoss
 from ..model.semantic import SemanticMap
 from .setup import describe_batch
 from .step import build_networks
@@ -109,7 +109,7 @@ def _perceptual(recipe: Recipe) -> PerceptualLoss | None:
     network = recipe.loss.perceptual_network
     if network == "none" or not recipe.loss.uses_perceptual_network:
         return None
-    layers, _ = vgg19_layers() if network == "vgg19" else squeezenet_layers()
+    layers, _ = LAYERS[network]()
     return PerceptualLoss(network, nn.Sequential(*layers).state_dict())
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from spadecli.cli.app import COMMANDS, app
 
 NAMES = [c.__name__.replace("_", "-") for c in COMMANDS]
-LONGEST = {"render": 40, "stylize": 42, "score": 60}
+LONGEST = {"render": 40, "stylize": 42, "score": 61}
 
 
 def lines(command: str) -> list[str]:

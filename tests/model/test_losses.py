@@ -1,5 +1,6 @@
 """Losses against numbers worked out by hand."""
 
+import hashlib
 import math
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 from conftest import shared
 
 from spadecli.core.errors import UserError
-from spadecli.model import losses
+from spadecli.model import losses, perceptual
 from spadecli.model.layers import SpectralConv2d
-from spadecli.model.perceptual import PerceptualLoss, load_perceptual, squeezenet_layers, vgg19_layers
+from spadecli.model.perceptual import PerceptualLoss, load_perceptual, squeezenet_layers, vgg16_layers, vgg19_layers
 from spadecli.training.ema import EMA
 
 
@@ -75,14 +76,27 @@ def test_ema_averages_effective_weights():
     torch.testing.assert_close(ema.averages["m"]["conv.weight"], start * decay + moved * (1 - decay))
 
 
-def test_vgg_taps_are_the_first_convolution_of_each_block():
-    layers, taps = vgg19_layers()
-    assert taps == (1, 6, 11, 20, 29)
+# in torchvision's numbering
+VGG_TAPS = {"vgg19": (1, 6, 11, 20, 29), "vgg16": (1, 6, 11, 18, 25)}
+VGG_CONVOLUTIONS = {
+    "vgg19": [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28],
+    "vgg16": [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24],
+}
+VGG_LAYERS = {"vgg19": vgg19_layers, "vgg16": vgg16_layers}
+
+
+@pytest.mark.parametrize("network", VGG_LAYERS)
+def test_vgg_taps_are_the_first_convolution_of_each_block(network):
+    layers, taps = VGG_LAYERS[network]()
+    assert taps == VGG_TAPS[network]
+    assert [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.Conv2d)] == VGG_CONVOLUTIONS[network]
     widths = [layers[t - 1].out_channels for t in taps]
     assert widths == [64, 128, 256, 512, 512]
 
 
-@pytest.mark.parametrize(("network", "build"), [("vgg19", vgg19_layers), ("squeezenet", squeezenet_layers)])
+@pytest.mark.parametrize(
+    ("network", "build"), [("vgg19", vgg19_layers), ("vgg16", vgg16_layers), ("squeezenet", squeezenet_layers)]
+)
 def test_perceptual_loss_of_equal_images_is_zero_and_has_gradients(network, build):
     torch.manual_seed(0)
     state = {f"features.{k}": v for k, v in torch.nn.Sequential(*build()[0]).state_dict().items()}
@@ -96,15 +110,16 @@ def test_perceptual_loss_of_equal_images_is_zero_and_has_gradients(network, buil
     assert not any(p.requires_grad for p in loss.parameters())
 
 
-def test_vgg_loss_is_the_weighted_l1_of_its_maps():
+@pytest.mark.parametrize("network", VGG_LAYERS)
+def test_vgg_loss_is_the_weighted_l1_of_its_maps(network):
     torch.manual_seed(0)
-    state = torch.nn.Sequential(*vgg19_layers()[0]).state_dict()
-    loss = PerceptualLoss("vgg19", state)
+    state = torch.nn.Sequential(*VGG_LAYERS[network]()[0]).state_dict()
+    loss = PerceptualLoss(network, state)
     a, b = torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(1, 3, 32, 32) * 2 - 1
-    net = torch.nn.Sequential(*vgg19_layers()[0])
+    net = torch.nn.Sequential(*VGG_LAYERS[network]()[0])
     net.load_state_dict(state)
     expected, fa, fb = 0.0, a, b  # images as they are, without the ImageNet mean
-    taps = iter(zip((1, 6, 11, 20, 29), (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), strict=True))
+    taps = iter(zip(VGG_TAPS[network], (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), strict=True))
     tap, weight = next(taps)
     for i, layer in enumerate(net):
         fa, fb = layer(fa), layer(fb)
@@ -122,6 +137,48 @@ def test_wrong_perceptual_weights_are_named(tmp_path):
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="not the squeezenet network"):
         load_perceptual("squeezenet", tmp_path / "other.safetensors")
+
+
+def torchvision_state(network):
+    """Weights as torchvision stores them: also those of layers behind the taps."""
+    state = {f"features.{k}": v for k, v in torch.nn.Sequential(*VGG_LAYERS[network]()[0]).state_dict().items()}
+    return state | {"features.30.weight": torch.zeros(1), "classifier.0.weight": torch.zeros(1)}
+
+
+def test_vgg16_comes_from_either_format_and_vgg19_is_told_apart(tmp_path):
+    from safetensors.torch import save_file
+
+    state = torchvision_state("vgg16")
+    torch.save(state, tmp_path / "net.pth")
+    save_file(state, tmp_path / "net.safetensors")
+    for name in ("net.pth", "net.safetensors"):
+        loss = load_perceptual("vgg16", tmp_path / name)
+        assert torch.equal(loss.features[24].weight, state["features.24.weight"])
+    with pytest.raises(UserError, match=r"net\.pth: not the vgg19 network.*features\.16\.weight"):
+        load_perceptual("vgg19", tmp_path / "net.pth")
+    torch.save(torchvision_state("vgg19"), tmp_path / "net.pth")
+    with pytest.raises(
+        UserError, match=r"not the vgg16 network: missing or of the wrong shape: .*features\.17\.weight"
+    ):
+        load_perceptual("vgg16", tmp_path / "net.pth")
+
+
+def test_vgg16_is_fetched_once_and_its_hash_checked(tmp_path, monkeypatch):
+    assert perceptual.URLS["vgg16"] == "https://download.pytorch.org/models/vgg16-397923af.pth"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    torch.save(torchvision_state("vgg16"), tmp_path / "net.pth")
+    published = (tmp_path / "net.pth").rename(
+        tmp_path / f"vgg16-{hashlib.sha256((tmp_path / 'net.pth').read_bytes()).hexdigest()[:8]}.pth"
+    )
+    monkeypatch.setattr(perceptual, "URLS", {"vgg16": published.as_uri()})
+    assert not perceptual.is_fetched("vgg16")
+    load_perceptual("vgg16")
+    assert perceptual.is_fetched("vgg16")
+    changed = published.rename(tmp_path / "vgg16-00000000.pth")
+    load_perceptual("vgg16")  # from the cache
+    monkeypatch.setattr(perceptual, "URLS", {"vgg16": changed.as_uri()})
+    with pytest.raises(UserError, match=r"the vgg16 weights could not be fetched .*invalid hash"):
+        load_perceptual("vgg16")
 
 
 def test_real_squeezenet_loads():

@@ -25,6 +25,16 @@ def test_memory_is_that_of_what_a_process_takes_at_a_time(tmp_path):
     assert estimate_memory(recipe, 2).activations == pytest.approx(eight.activations / 2, rel=0.05)
 
 
+def test_the_perceptual_network_counts(tmp_path):
+    vgg19, vgg16, none = (
+        estimate_memory(recipe_of(tmp_path, f"loss.perceptual_network={name}")) for name in ("vgg19", "vgg16", "none")
+    )
+    # VGG19 has two convolutions more up to relu5_1, of 256 and 512 channels
+    assert vgg19.weights - vgg16.weights == 4 * sum(9 * c * c + c for c in (256, 512))
+    assert none.weights < vgg16.weights
+    assert none.activations < vgg16.activations < vgg19.activations
+
+
 def test_the_advice_fits_into_the_memory(tmp_path):
     recipe, ranks = recipe_of(tmp_path, "train.batch=32"), Ranks(0, 2)
     needed = estimate_memory(recipe, 2)

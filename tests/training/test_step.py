@@ -19,12 +19,12 @@ from spadecli.core.labelspace import LabelSpace
 from spadecli.core.recipe import Recipe
 from spadecli.data.packed import create_packed
 from spadecli.model.layers import SpectralConv2d
-from spadecli.model.perceptual import squeezenet_layers, vgg19_layers
+from spadecli.model.perceptual import squeezenet_layers, vgg16_layers, vgg19_layers
 from spadecli.training.step import TERMS, Trainer
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-10  # after three steps: Adam makes rounding larger where a gradient is small
-LAYERS = {"squeezenet": squeezenet_layers, "vgg19": vgg19_layers}
+LAYERS = {"squeezenet": squeezenet_layers, "vgg19": vgg19_layers, "vgg16": vgg16_layers}
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,7 @@ CASES = {
         "discriminator.num_scales": 3,
     },
     "vgg19, one image": {"loss.perceptual_network": "vgg19", "loss.perceptual": 3.0, "train.batch": 1},
+    "vgg16, one image": {"loss.perceptual_network": "vgg16", "loss.perceptual": 3.0, "train.batch": 1},
     "everything, the generator clipped": EVERYTHING | {"loss.kl_reference_batch": 7, "train.max_grad_norm": 1.0},
     "momentum, both clipped": {"train.beta1": 0.5, "train.beta2": 0.99, "train.max_grad_norm": 0.1},
     "parts of one image": {"model.latent": "noise", "model.norm": "instance", "train.batch": 2, "train.accumulate": 2},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from .choose import choose_networks, choose_segmenter
 from .distances import DistancePlan
 from .html_report import write_report
 from .look import LookPlan, measure_looks, plan_looks
+from .lpips import plan_lpips
 from .options import ScoreOptions, ScoreSettings, check_options, score_settings, selection
 from .presets import Preset
 from .protocol import Protocol, find_weights, size_counts
@@ -32,6 +33,7 @@ from .style import StylePlan
 __all__ = ["ScoreOptions", "ScoreResult", "plan_score", "score"]
 
 DIVERSITY = "diversity between samples"
+LPIPS = "LPIPS between samples"
 LOOK = "sharpness, light and colours"
 STYLE = "use of style"
 
@@ -48,6 +50,7 @@ class ScorePlan:
     segmentation: SegmentationPlan | None
     look: LookPlan | None
     diversity: DiversityPlan | None
+    lpips: DiversityPlan | None
     style: StylePlan | None
     protocol: Protocol
 
@@ -71,26 +74,30 @@ def score(options: ScoreOptions, report: Report | None = None) -> ScoreResult:
     if plan.segmentation:
         seen, counted = segmentation.measure_segmentation(plan.segmentation, options.batch, report)
     looked = measure_looks(plan.look, report) if plan.look else None
-    varied = diversity.measure_diversity(plan.diversity, options.device, report) if plan.diversity else None
+    varied, learned = (
+        diversity.measure_diversity(part, options.device, options.batch, report) if part else None
+        for part in (plan.diversity, plan.lpips)
+    )
     used = style.measure_use_of_style(plan.style, options.device, report) if plan.style else None
     path = options.out or (options.renders / "scores.h5" if options.renders else None)
     page = path.with_suffix(".html") if path and options.report else None
-    result = ScoreResult(tuple(measured), seen, looked, varied, used, plan.protocol, path, page)
+    result = ScoreResult(tuple(measured), seen, looked, varied, learned, used, plan.protocol, path, page)
     if path:
         hashes.update({str(p.path): h5.file_sha256(p.path) for p in plan.renders if str(p.path) not in hashes})
         plain = result.as_json()
-        results = {k: plain[k] for k in ("distances", "segmentation", "look", "diversity", "style")}
+        results = {k: plain[k] for k in ("distances", "segmentation", "look", "diversity", "lpips", "style")}
         labels = plan.segmentation.labels if plan.segmentation else None
-        write_scores(path, results, plan.protocol, hashes, counted, labels, varied)
+        write_scores(path, results, plan.protocol, hashes, counted, labels, {"diversity": varied, "lpips": learned})
     if page:
         write_report(page, result, plan.segmentation, counted)
     return result
 
 
 def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool = True) -> ScorePlan:
-    """Find and check everything that ``score`` needs; ``fetch``: the FID Inception may be fetched.
+    """Find and check everything that ``score`` needs.
 
-    What was requested and is impossible is an error; the rest that is not measured is in ``protocol.not_run``.
+    ``fetch``: the FID Inception and the AlexNet of LPIPS may be fetched. What was requested and is impossible is an
+    error; the rest that is not measured is in ``protocol.not_run``.
     Raises UserError where folders, names, sizes, classes or networks are wrong; BackendUnavailable if no network
     to measure with is available.
     """
@@ -118,11 +125,15 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
         for network, real in choose_networks(options, segmenter, renders, not_run, fetch, report)
     ]
     looked = _attempt(not_run, LOOK, lambda: plan_looks(options, renders, photos, names)) if every else None
-    varied = _attempt(not_run, DIVERSITY, lambda: diversity.plan_diversity(options, every, weights)) if every else None
+    varied, learned = None, None
+    if every:
+        groups = diversity.group_samples(options, every)
+        varied = _attempt(not_run, DIVERSITY, lambda: diversity.plan_diversity(options, groups, weights))
+        learned = _attempt(not_run, LPIPS, lambda: plan_lpips(options, groups, fetch, report))
     used = (
         _attempt(not_run, STYLE, lambda: style.plan_style(options, masks, renders, photos, weights)) if every else None
     )
-    _check_anything(measures, planned, varied, not_run)
+    _check_anything([*measures, planned, varied, learned], not_run)
     preset = settings.preset
     _note_wants(preset, measures, not_run)
     protocol = Protocol(
@@ -139,12 +150,13 @@ def plan_score(options: ScoreOptions, report: Report | None = None, fetch: bool 
         segmentation=planned.protocol if planned else None,
         look=looked.protocol if looked else None,
         diversity=varied.protocol if varied else None,
+        lpips=learned.protocol if learned else None,
         style=used.protocol if used else None,
         facts=preset.facts if preset else (),
         uncertain=preset.uncertain if preset else (),
         not_run=not_run,
     )
-    return ScorePlan(settings, renders, measures, planned, looked, varied, used, protocol)
+    return ScorePlan(settings, renders, measures, planned, looked, varied, learned, used, protocol)
 
 
 def _has_manifest(options: ScoreOptions) -> bool:
@@ -176,13 +188,8 @@ def _note_wants(preset: Preset | None, measures: list[DistancePlan], not_run: di
         not_run.setdefault("FID", f"measured with {instead}; FID needs --inception FILE")
 
 
-def _check_anything(
-    measures: list[DistancePlan],
-    planned: SegmentationPlan | None,
-    varied: DiversityPlan | None,
-    not_run: dict[str, str],
-) -> None:
-    if not measures and planned is None and varied is None:
+def _check_anything(plans: Sequence[object], not_run: dict[str, str]) -> None:
+    if not any(plans):
         raise UserError(
             "nothing can be measured with what is here",
             problems=[f"{what}: {why}" for what, why in not_run.items()],

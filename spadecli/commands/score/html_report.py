@@ -18,7 +18,7 @@ from .result import ScoreResult
 from .segmentation import PixelCounts, Segmentation, SegmentationPlan, predict
 from .sets import stem
 from .source_masks import channel_colors
-from .words import distance_rows, look_rows, percent, protocol_words, with_deviation
+from .words import distance_rows, diversity_row, look_rows, percent, protocol_words
 
 SHOWN = 6  # best and worst images, each
 THUMBNAIL = 192  # longer side of an embedded picture, pixels
@@ -41,7 +41,7 @@ def write_report(path: Path, result: ScoreResult, plan: SegmentationPlan | None,
         matrix=_matrix(plan, counted) if plan and counted else None,
         images=_best_and_worst(plan, counted) if plan and counted else [],
         look=look_rows(result.look) if result.look else [],
-        diversity=_diversity(result),
+        diversities=[diversity_row(d) for d in (result.diversity, result.lpips) if d],
         style=result.style.rows() if result.style else [],
         protocol=protocol_words(result.protocol),
         not_run=result.protocol.not_run,
@@ -145,10 +145,3 @@ def _data_url(pixels: NDArray[np.uint8], kind: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **({"quality": 90} if kind == "JPEG" else {"optimize": True}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _diversity(result: ScoreResult) -> tuple[str, str] | None:
-    found = result.diversity
-    if found is None:
-        return None
-    return found.name, f"{with_deviation(found.mean, found.deviation)} over {len(found.masks)} masks"

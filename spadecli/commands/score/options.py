@@ -13,7 +13,7 @@ from ...metrics.features import Resize
 from .presets import PRESETS, LabelResize, Name, Preset
 from .sets import Samples
 
-Perceptual = Literal["auto", "vgg19", "squeezenet", "none"]
+Perceptual = Literal["auto", "vgg19", "vgg16", "squeezenet", "none"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class ScoreOptions:
         mapping: class mapping file of the segmenter. recipe: its label space is the masks'; None: holdout's, else
         the weights', else the segmenter's.
     perceptual: network of the diversity; "auto": the one that the weights were trained with, if available.
+    lpips: file of LPIPS (AlexNet and the linear heads); the name "fetch" stands for AlexNet from torchvision's address
+        and the heads in the package lpips. None: these two, if they are on this machine.
     weights: what made the renders; None: what the manifest names, if found. style: have it render some of
         the masks several times, to see how much style is used. draws, seed: of the floor.
     out: where the scores go; None: scores.h5 beside the renders. report: write scores.html beside the scores.
@@ -57,6 +59,7 @@ class ScoreOptions:
     absent: Absent | None = None
     perceptual: Perceptual = "auto"
     perceptual_weights: Path | None = None
+    lpips: Path | None = None
     weights: Path | None = None
     style: bool = True
     draws: int = 10
@@ -105,7 +108,7 @@ def check_options(options: ScoreOptions) -> None:
             (clean and options.size, f"--protocol {options.protocol} fixes the size; leave --size out"),
             (
                 options.perceptual_weights and options.perceptual in ("auto", "none"),
-                "--perceptual-weights needs --perceptual squeezenet or vgg19",
+                "--perceptual-weights needs --perceptual squeezenet, vgg16 or vgg19",
             ),
             (options.renders is None and options.real is None, "the floor alone needs --real PHOTOS"),
         )

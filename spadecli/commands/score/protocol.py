@@ -55,13 +55,17 @@ class SegmentationProtocol:
 
 @dataclass(frozen=True)
 class DiversityProtocol:
-    """Protocol of the distance between samples of a mask."""
+    """Protocol of a distance between samples of a mask. pairs: of samples, over all masks."""
 
     network: str
     weights: str
+    weights_sha256: str
+    input: str
     masks: int
     samples: str
-    size: str = "the renders' own"
+    pairs: int
+    size: str = "the renders' own, not resized"
+    mean: str = "over the pairs of samples of a mask, then over the masks"
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Protocol:
     distances: tuple[DistanceProtocol, ...] = ()
     segmentation: SegmentationProtocol | None = None
     diversity: DiversityProtocol | None = None
+    lpips: DiversityProtocol | None = None
     look: LookProtocol | None = None
     style: StyleProtocol | None = None
     facts: tuple[str, ...] = ()
@@ -147,7 +152,7 @@ def was_training_loss(extractor: str, weights: Path | None) -> str:
     loss = perceptual_network(weights)
     if loss is None:
         return "unknown"
-    return "yes" if loss != "none" and extractor.lower().startswith(loss.removesuffix("19")) else "no"
+    return "yes" if loss != "none" and extractor.lower().startswith(loss.rstrip("0123456789")) else "no"
 
 
 def perceptual_network(weights: Path) -> str | None:

@@ -22,6 +22,7 @@ class ScoreResult:
     segmentation: Segmentation | None
     look: Looks | None
     diversity: Diversity | None
+    lpips: Diversity | None
     style: StyleFindings | None
     protocol: Protocol
     path: Path | None

@@ -25,12 +25,12 @@ def write_scores(
     hashes: Mapping[str, str],
     counted: PixelCounts | None,
     labels: LabelSpace | None,
-    diversity: Diversity | None,
+    diversities: Mapping[str, Diversity | None],
 ) -> None:
     """Write the scores; ``hashes``: SHA-256 of every picture that was read, by path.
 
     ``confusion`` [K,K]: rows are the masks' classes, columns the predicted ones; ``outside`` [K]: pixels whose
-    prediction is none of them. ``images/``: one row per render.
+    prediction is none of them. ``images/``: one row per render. A group for each of ``diversities``: one row per mask.
     """
     words = asdict(protocol)
     with h5.create(path, "scores", words, h5.source_digest(hashes.items())) as f:
@@ -48,7 +48,9 @@ def write_scores(
             h5.table(images, "intersection", counted.intersection)
             h5.table(images, "union", counted.union)
             h5.table(images, "given", counted.given)
-        if diversity is not None:
-            group = f.create_group("diversity")
+        for name, diversity in diversities.items():
+            if diversity is None:
+                continue
+            group = f.create_group(name)
             h5.names(group, diversity.masks, "mask_name")
             group.create_dataset("value", data=np.array(diversity.values))

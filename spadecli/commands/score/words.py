@@ -9,6 +9,7 @@ from ...metrics.appearance import octave_names
 from .distances import Distances
 from .look import Looks
 from .protocol import DistanceProtocol, DiversityProtocol, Protocol, SegmentationProtocol
+from .sample_diversity import Diversity
 
 Row = tuple[str, str, str]  # name, the renders' value, the floor's
 
@@ -70,6 +71,11 @@ def look_rows(looks: Looks) -> list[Row]:
     ]
 
 
+def diversity_row(d: Diversity) -> tuple[str, str]:
+    """The name, and the mean with its deviation over masks."""
+    return d.name, f"{with_deviation(d.mean, d.deviation)} over {d.pairs} pairs of samples of {len(d.masks)} masks"
+
+
 def protocol_words(p: Protocol) -> list[tuple[str, str]]:
     """The protocol as (name, value)."""
     words = [("protocol", p.preset or "spade's own"), ("set", p.split)]
@@ -85,8 +91,9 @@ def protocol_words(p: Protocol) -> list[tuple[str, str]]:
     if p.look:
         beside = f"{p.look.real_count} photographs from {p.look.real}"
         words.append(("sharpness, light and colours", f"beside {beside} at {format_size(p.look.size)}"))
-    if p.diversity:
-        words += _diversity(p.diversity)
+    for name, diversity in (("diversity", p.diversity), ("LPIPS", p.lpips)):
+        if diversity:
+            words.append((name, _diversity(diversity)))
     if p.style:
         words.append(("style", f"masks: {p.style.masks}; photographs: {p.style.photos or 'none'}"))
     return words
@@ -120,8 +127,11 @@ def _segmentation(s: SegmentationProtocol) -> list[tuple[str, str]]:
     ]
 
 
-def _diversity(d: DiversityProtocol) -> list[tuple[str, str]]:
-    return [("diversity", f"{d.network}; {d.samples} samples of {d.masks} masks at {d.size} size; weights {d.weights}")]
+def _diversity(d: DiversityProtocol) -> str:
+    return (
+        f"{d.network}; {d.samples} samples of {d.masks} masks, {d.pairs} pairs; {d.input}; size: {d.size}; "
+        f"mean {d.mean}; weights {d.weights}, sha256 {d.weights_sha256}"
+    )
 
 
 def _sizes(sizes: dict[str, int]) -> str:

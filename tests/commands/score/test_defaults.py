@@ -202,5 +202,7 @@ def test_diversity_of_samples(renders: Path, monkeypatch: pytest.MonkeyPatch, tm
     assert result.diversity.values[0] == pytest.approx(expected, rel=1e-5)
     with h5.open_read(result.path, "scores") as f:
         assert list(f["diversity/mask_name"].asstr()[:]) == list(result.diversity.masks)
+    with pytest.raises(UserError, match="not the vgg16 network"):
+        plan_score(dataclasses.replace(options, perceptual="vgg16"), Listener())
     with pytest.raises(UserError, match="no mask has two samples"):
         plan_score(dataclasses.replace(options, renders=photographs(tmp_path / "single", ["a", "b"])), Listener())

@@ -14,6 +14,7 @@ from spadecli.weights.card import Card
     [
         ("squeezenet1_1_pooled", "squeezenet", "yes"),
         ("vgg16", "vgg19", "yes"),
+        ("vgg19_pooled", "vgg16", "yes"),
         ("FID Inception", "squeezenet", "no"),
         ("squeezenet1_1_pooled", "none", "no"),
         ("squeezenet1_1_pooled", None, "unknown"),
