@@ -22,6 +22,7 @@ from .architecture import UPSAMPLES, Architecture
 from .labelspace import LabelSpace
 from .schema import as_size, check_all
 
+OUTSIDE_FOUND = "auto"  # data.outside without a folder
 AUGMENT_NUMBERS = 7  # random numbers from which the changes of one image are made (model/augment.py)
 
 
@@ -36,6 +37,7 @@ class DataSection(_Section):
     instances: a folder of instance maps, or a COCO annotation file (``.json``) from which they are drawn.
     outside: a folder of 1-bit masks, NAME.png each, of the size of the label map: what they mark is packed as the
         unknown class, such as the black wedges of a rectified photograph. Pairs without one are packed as they are.
+        "auto": flat black or grey areas at the border of the photo are found and marked.
     photo_suffix, mask_suffix, instance_suffix: only files whose names end like this are used ("_leftImg8bit.png");
         the rest of the name pairs them.
     scenes: only pairs of these scene categories are used.

@@ -25,6 +25,7 @@ from .masks import (
     resize_instances,
     resize_photo,
 )
+from .outside import find_outside
 from .packed import Sample
 from .statistics import code_counts
 
@@ -52,17 +53,21 @@ def read_pair(
     size: Size,
     mask_format: MaskFormat = "auto",
     draw_instances: DrawInstances | None = None,
+    is_outside_found: bool = False,
 ) -> ReadPair | list[str]:
     """Read, check and resize a pair to ``size`` (height, width); or return one line per problem.
 
-    draw_instances: draws the instance map of a pair without a file for it. What the pair's mask of the outside marks
-    gets the label space's unknown class.
+    draw_instances: draws the instance map of a pair without a file for it. What the pair's mask of the outside marks,
+    or is found in the photo if ``is_outside_found``, gets the label space's unknown class.
     """
     problems: list[str] = []
     codes = _attempt(problems, read_mask, pair.mask.path, labels, mask_format)
     if pair.outside is not None and codes is not None:
         codes = _attempt(problems, mark_outside, codes, pair.outside.path, labels)
     photo = _attempt(problems, _photo, pair.photo.path)
+    if is_outside_found and codes is not None and photo is not None:
+        marks = resize_codes(find_outside(photo).astype(np.uint8), (codes.shape[0], codes.shape[1]))
+        codes = np.where(marks != 0, labels.channel_to_code[labels.unknown_channel], codes)
     instances = None
     if pair.instances is not None:
         instances = _attempt(problems, read_instances, pair.instances.path)

@@ -1,6 +1,7 @@
 """Packing: the report, every bad input at once, nothing half-written."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -331,6 +332,22 @@ def test_what_is_outside_is_packed_as_unknown(root):
     save(root / "outside" / "b.png", ~mark)
     with pytest.raises(UserError, match="packed from other files"):
         pack(PackOptions(size=(12, 16)))
+
+
+def test_what_is_outside_can_be_found_in_the_photos(root):
+    photo = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)  # twice the size of its label map
+    photo[:10, :12] = 0
+    Image.fromarray(photo).save(root / "photos" / "b.png")
+    (root / "photos" / "b.jpg").unlink()
+    with_outside(root, np.zeros((12, 16), bool))
+    recipe = root / "recipe.toml"
+    recipe.write_text(re.sub('outside = ".*"', 'outside = "auto"', recipe.read_text()))
+    pack(PackOptions(size=(12, 16)))
+    packed = Packed("packed.h5")
+    codes = packed.get(list(packed.names).index("b"))[0]
+    assert (codes[:5, :6] == 255).all()
+    assert (codes[7:] != 255).all()
+    assert pack(PackOptions(size=(12, 16))).up_to_date
 
 
 def test_masks_of_the_outside_that_do_not_fit_are_named(root):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import UserError
 from ...core.parallel import map_in_order
-from ...core.recipe import Recipe
+from ...core.recipe import OUTSIDE_FOUND, Recipe
 from ...core.recipe_files import find_recipe, load_recipe
 from ...core.report import Report, Silent, count
 from ...core.sizes import Size, format_size
@@ -105,7 +105,12 @@ class _PackPlan(NamedTuple):
             "size": list(self.size),
             "mask_format": self.options.mask_format,
             "suffixes": self.endings,
+            **({"outside": OUTSIDE_FOUND} if self.finds_outside else {}),
         }
+
+    @property
+    def finds_outside(self) -> bool:
+        return self.recipe.data.outside == OUTSIDE_FOUND
 
 
 def pack(options: PackOptions, report: Report | None = None) -> PackResult:
@@ -146,7 +151,7 @@ def _plan(options: PackOptions) -> _PackPlan:
         folders["instances"] = options.instances
     elif options.photos is None and data.instances:
         folders["instances"] = Path(data.instances)
-    if options.photos is None and data.outside:
+    if options.photos is None and data.outside not in ("", OUTSIDE_FOUND):
         folders["outside"] = Path(data.outside)
     endings: dict[Kind, str] = {
         "photos": data.photo_suffix if options.photo_suffix is None else options.photo_suffix,
@@ -265,6 +270,7 @@ def _write(plan: _PackPlan, pairing: Pairing, source_sha256: str, report: Report
         size=plan.size,
         mask_format=options.mask_format,
         draw_instances=draw_instances,
+        is_outside_found=plan.finds_outside,
     )
     with target as writer, report.progress("packing", len(pairing.pairs)) as task:
         for p, outcome in zip(pairing.pairs, map_in_order(read, pairing.pairs), strict=True):
