@@ -207,7 +207,7 @@ class PlainTraining:
         kinds = self.recipe.discriminator.augment
         planes = semantic.planes(semantic.size, torch.float64)
         (height, width), found, moved = semantic.size, [[] for _ in images], []
-        for i, (light, saturation, contrast, down, right, row, column) in enumerate(numbers):
+        for i, (light, saturation, contrast, down, right, row, column, _) in enumerate(numbers):
             dy, dx = (int(u * (2 * (n // 8) + 1)) - n // 8 for u, n in ((down, height), (right, width)))
             top, left = (int(u * (n + 1)) - n // 4 for u, n in ((row, height), (column, width)))
             for images_of, into in zip(images, found, strict=True):

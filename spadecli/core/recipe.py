@@ -23,7 +23,7 @@ from .labelspace import LabelSpace
 from .schema import as_size, check_all
 
 OUTSIDE_FOUND = "auto"  # data.outside without a folder
-AUGMENT_NUMBERS = 7  # random numbers from which the changes of one image are made (model/augment.py)
+AUGMENT_NUMBERS = 8  # random numbers from which the changes of one image are made (model/augment.py)
 
 
 class _Section(BaseModel):
@@ -90,6 +90,8 @@ class DiscriminatorSection(_Section):
         nothing is changed, as in the paper.
     augment_from: the changes begin once the hinge loss on photographs, averaged over about a hundred steps, falls below
         this, and then go on to the end of the run.
+    augment_adaptive: instead, the share of images that are changed grows while that average is below augment_from, and
+        shrinks while it is above (after Karras et al., NeurIPS 2020).
     """
 
     kind: Literal["patch", "projected"] = "patch"
@@ -100,6 +102,7 @@ class DiscriminatorSection(_Section):
     color_heads: bool = False
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     augment_from: float = Field(0.3, ge=0)
+    augment_adaptive: bool = False
 
     @field_validator("augment", mode="before")
     @classmethod

@@ -15,19 +15,23 @@ from .semantic import SemanticMap
 
 SHIFT, HOLE = 0.125, 0.5  # largest translation, and side of the square cut out, as shares of height and width
 MEMORY = 0.99  # of the average of the hinge loss, at a step
+ADAPT = 1 / 500  # change of the share of changed images, at a step
 
 
 class Augmentation:
     """Changes of images by ``kinds``, from the step on at which the discriminator has become sure of photographs.
 
     kinds: of "color", "translation" and "cutout". below: the changes begin once the average of the hinge loss on
-    photographs, which starts at 1, is less than this; then they stay. The device decides, and nothing waits for it.
+    photographs, which starts at 1, is less than this; then all images are changed, to the end.
+    adaptive: the share of images that are changed grows while the average is less than ``below``, and shrinks while it
+        is more (after Karras et al., NeurIPS 2020, who go by the sign of the scores).
+    The device decides, and nothing waits for it.
     """
 
-    def __init__(self, kinds: Collection[str], below: float, device: torch.device) -> None:
-        self.kinds, self.below = frozenset(kinds), below
+    def __init__(self, kinds: Collection[str], below: float, device: torch.device, adaptive: bool = False) -> None:
+        self.kinds, self.below, self.adaptive = frozenset(kinds), below, adaptive
         self.average = torch.ones((), dtype=torch.float64, device=device)
-        self.on = torch.zeros((), dtype=torch.bool, device=device)
+        self.share = torch.zeros((), dtype=torch.float64, device=device)  # of images that are changed
 
     def __call__(
         self, semantic: SemanticMap, images: Sequence[Tensor], numbers: Tensor | None
@@ -37,26 +41,31 @@ class Augmentation:
             return semantic, list(images)
         planes = semantic.planes(semantic.size, images[0].dtype)
         changed, moved = augment(images, planes, numbers, self.kinds)
-        chosen = [self._if_on(new, old) for new, old in zip(changed, images, strict=True)]
-        return semantic.with_planes(self._if_on(moved, planes)), chosen
-
-    def _if_on(self, new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(self.on, new, old).contiguous(memory_format=torch.channels_last)
+        which = (numbers[:, -1] < self.share)[:, None, None, None]
+        *chosen, planes = (
+            torch.where(which, new, old).contiguous(memory_format=torch.channels_last)
+            for new, old in zip((*changed, moved), (*images, planes), strict=True)
+        )
+        return semantic.with_planes(planes), chosen
 
     def watch(self, hinge: Tensor) -> None:
         """Take in the hinge loss on the photographs of a step."""
         hinge = torch.where(torch.isfinite(hinge), hinge, self.average).to(self.average.dtype)
         self.average.lerp_(hinge, 1 - MEMORY)
-        self.on |= self.average < self.below
+        is_sure = (self.average < self.below).to(self.share.dtype)
+        if self.adaptive:
+            self.share.add_(ADAPT * (2 * is_sure - 1)).clamp_(0, 1)
+        else:
+            self.share.copy_(torch.maximum(self.share, is_sure))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average, and whether the changes have begun."""
-        return {"average": self.average, "on": self.on}
+        """The average, and the share of images that are changed."""
+        return {"average": self.average, "share": self.share}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self.average.copy_(state["average"])
-        self.on.copy_(state["on"])
+        self.share.copy_(state["share"])
 
 
 def augment(
@@ -66,10 +75,10 @@ def augment(
 
     The i-th images of all batches are changed alike, by numbers[i] of [N,AUGMENT_NUMBERS], uniform in [0,1).
     "color": brightness, saturation and contrast. "translation": by up to an eighth of the size, the map with the
-    images; zeros follow. "cutout": zeros in a square of half the size.
+    images; zeros follow. "cutout": zeros in a square of half the size. The last number is for whether to change at all.
     """
     found = list(images)
-    light, saturation, contrast, *places = numbers[:, :, None].unbind(1)
+    light, saturation, contrast, *places, _ = numbers[:, :, None].unbind(1)
     size = planes.shape[2], planes.shape[3]
     if "color" in kinds:
         found = [_recolored(x, light, saturation, contrast) for x in found]

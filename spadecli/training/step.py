@@ -82,7 +82,8 @@ class Trainer:
         self.processes = Processes()
         self.balance = LossBalance(recipe.loss, device, self.dtype)
         self.aggregate = AggregatePosterior(recipe.model.z_dim, device, self.dtype)
-        self.augmentation = Augmentation(recipe.discriminator.augment, recipe.discriminator.augment_from, device)
+        d = recipe.discriminator
+        self.augmentation = Augmentation(d.augment, d.augment_from, device, d.augment_adaptive)
         self._called = self.networks()
         self._encoded: dict[int, Tensor] = {}  # rows that encode their photo, by the number of images
         self.restart_ema()

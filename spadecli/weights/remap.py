@@ -187,7 +187,9 @@ def differences(
         keys.append("encoder_grid")
     problems = [f"model.{key}: {before[key]} -> {after[key]}" for key in keys]
     if old_d is not None:
-        d_before, d_after = (d.model_dump(exclude={"augment", "augment_from"}) for d in (old_d, new_d))
+        d_before, d_after = (
+            d.model_dump(exclude={"augment", "augment_from", "augment_adaptive"}) for d in (old_d, new_d)
+        )
         problems += [f"discriminator.{k}: {d_before[k]} -> {v}" for k, v in d_after.items() if d_before[k] != v]
     return problems
 

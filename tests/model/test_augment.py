@@ -11,7 +11,7 @@ KINDS = ("color", "translation", "cutout")
 
 
 def numbers(seed: int, count: int = 3) -> torch.Tensor:
-    return torch.rand(count, 7, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(count, 8, generator=torch.Generator().manual_seed(seed))
 
 
 def images(seed: int = 0) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_maps_move_with_the_images():
 
 
 def test_a_square_of_half_the_size_is_cut_out():
-    (found,), _ = augment([torch.ones(1, 3, 16, 32)], PLANES[:1], torch.full((1, 7), 0.5), ["cutout"])
+    (found,), _ = augment([torch.ones(1, 3, 16, 32)], PLANES[:1], torch.full((1, 8), 0.5), ["cutout"])
     assert (found == 0).sum() == 3 * 8 * 16
     assert found[:, :, 4:12, 8:24].sum() == 0
 
@@ -72,7 +72,28 @@ def test_changes_begin_once_the_discriminator_is_sure_and_stay():
     other = Augmentation(KINDS, 0.5, CPU)
     other.load_state_dict(augmentation.state_dict())
     assert torch.equal(other.average, augmentation.average)
-    assert other.on
+    assert other.share == 1
+
+
+def test_an_adaptive_share_follows_the_discriminator():
+    """As sure as is wanted, it stays; and the images that are changed are that share of them."""
+    augmentation = Augmentation(KINDS, 0.5, CPU, adaptive=True)
+    shares = []
+    for hinge in (*[0.2] * 350, *[2.0] * 300):
+        augmentation.watch(torch.tensor(hinge))
+        shares.append(augmentation.share.item())
+    begins = next(i for i, share in enumerate(shares) if share)
+    assert 90 < begins < 110
+    assert shares[349] == pytest.approx((350 - begins) / 500)
+    assert shares[-1] < 0.1
+    augmentation.share.fill_(0.25)
+    many = torch.rand(400, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(400, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    semantic = SemanticMap(torch.zeros(400, 8, 8, dtype=torch.int64), None, 2)
+    _, (found,) = augmentation(semantic, [x], many)
+    changed = (found != x).flatten(1).any(1)
+    assert torch.equal(changed, many[:, -1] < 0.25)
+    assert 60 < changed.sum() < 140
 
 
 def test_without_kinds_nothing_is_touched():

@@ -95,7 +95,7 @@ def batches(recipe: Recipe, count: int = 3) -> list[dict[str, Tensor]]:
         if recipe.labels.instances:
             batch["edges"] = integers(0, 2, (size, height, width))
         if recipe.discriminator.augment:
-            batch["augment"] = torch.rand(size, 7, generator=random)
+            batch["augment"] = torch.rand(size, 8, generator=random)
         if recipe.model.pixel_noise:
             batch["noise_places"] = torch.randint(1000, (size, 2), generator=random)
         if recipe.train.window:
