@@ -151,7 +151,7 @@ class PlainTraining:
         seen = [fake, photo]
         if self.augmented:
             seen, semantic = self._augmented(seen, semantic, batch["augment"].tolist())
-        fakes, reals = judge(semantic, *seen)
+        fakes, reals = judge(semantic, *seen).maps
         terms["g_hinge"] = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
         inner = [[f[encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]
         terms["feature_matching"] = sum((f - r.detach()).abs().mean() for f, r in zip(*inner, strict=True))
@@ -178,7 +178,7 @@ class PlainTraining:
         (share * loss).backward()
 
         # discriminator
-        fakes, reals = self.discriminator(semantic, seen[0].detach(), seen[1])
+        fakes, reals = self.discriminator(semantic, seen[0].detach(), seen[1]).maps
         terms["d_fake"] = sum((1 + maps[-1]).clamp(min=0).mean() for maps in fakes) / len(fakes)
         terms["d_real"] = sum((1 - maps[-1]).clamp(min=0).mean() for maps in reals) / len(reals)
         (share * (terms["d_fake"] + terms["d_real"])).backward()

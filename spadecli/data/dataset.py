@@ -36,7 +36,8 @@ class TrainingSet(Dataset[Batch]):
     An item has channels uint8 [H,W], edges uint8 [H,W] (if the label space has instances), photo uint8 [3,H,W] and eps
     float32 [Z]. Edges are computed after crop and flip. Where training is on windows, channels and edges are those of
     the window, and ``at`` int64 [2] is its first row and column in the photo. ``augment`` float32 [AUGMENT_NUMBERS], if
-    the recipe augments, are the numbers in [0,1) that model/augment.py works with.
+    the recipe augments, are the numbers in [0,1) that model/augment.py works with. ``from_photo`` bool [num_classes],
+    if its discriminator mixes labels, are the classes that model/segmentation.py takes from the photo.
     """
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
@@ -66,6 +67,9 @@ class TrainingSet(Dataset[Batch]):
         if self.recipe.discriminator.augment:
             changes = np.random.default_rng(np.random.SeedSequence((train.seed, epoch, index), spawn_key=(2,)))
             item["augment"] = changes.random(AUGMENT_NUMBERS, dtype=np.float32)
+        if self.recipe.discriminator.mixes_labels:
+            sides = np.random.default_rng(np.random.SeedSequence((train.seed, epoch, index), spawn_key=(3,)))
+            item["from_photo"] = sides.random(self.recipe.labels.num_classes) < 0.5
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
 
     def centre(self, index: int) -> CenteredPair:

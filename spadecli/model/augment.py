@@ -14,14 +14,15 @@ from torch import Tensor
 from .semantic import SemanticMap
 
 SHIFT, HOLE = 0.125, 0.5  # largest translation, and side of the square cut out, as shares of height and width
-MEMORY = 0.99  # of the average of the hinge loss, at a step
+MEMORY = 0.99  # of the average of the loss on photographs, at a step
 
 
 class Augmentation:
     """Changes of images by ``kinds``, from the step on at which the discriminator has become sure of photographs.
 
-    kinds: of "color", "translation" and "cutout". below: the changes begin once the average of the hinge loss on
-    photographs, which starts at 1, is less than this; then they stay. The device decides, and nothing waits for it.
+    kinds: of "color", "translation" and "cutout". below: the changes begin once the average of the loss on photographs
+    is less than this; then they stay. The loss is relative to that of a discriminator that knows nothing, and its
+    average starts at 1. The device decides, and nothing waits for it.
     """
 
     def __init__(self, kinds: Collection[str], below: float, device: torch.device) -> None:
@@ -43,10 +44,10 @@ class Augmentation:
     def _if_on(self, new: Tensor, old: Tensor) -> Tensor:
         return torch.where(self.on, new, old).contiguous(memory_format=torch.channels_last)
 
-    def watch(self, hinge: Tensor) -> None:
-        """Take in the hinge loss on the photographs of a step."""
-        hinge = torch.where(torch.isfinite(hinge), hinge, self.average).to(self.average.dtype)
-        self.average.lerp_(hinge, 1 - MEMORY)
+    def watch(self, loss: Tensor) -> None:
+        """Take in the loss on the photographs of a step, relative to that of a discriminator that knows nothing."""
+        loss = torch.where(torch.isfinite(loss), loss, self.average).to(self.average.dtype)
+        self.average.lerp_(loss, 1 - MEMORY)
         self.on |= self.average < self.below
 
     def state_dict(self) -> dict[str, Tensor]:

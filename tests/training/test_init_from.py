@@ -69,7 +69,8 @@ def same_discriminators(a: Discriminator, b: Discriminator, maps: tuple[Semantic
     random = torch.Generator().manual_seed(1)
     fake, real = torch.rand(2, 1, 3, *maps[0].size, generator=random)
     with torch.no_grad():
-        for x, y in zip(a.eval()(maps[0], fake, real), b.eval()(maps[1], fake, real), strict=True):
+        of_a, of_b = a.eval()(maps[0], fake, real), b.eval()(maps[1], fake, real)
+        for x, y in zip(of_a.maps, of_b.maps, strict=True):
             for xs, ys in zip(x, y, strict=True):
                 for p, q in zip(xs, ys, strict=True):
                     torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-5)

@@ -91,7 +91,7 @@ def test_the_discriminator_s_function_stays_on_carried_classes(space):
     fake, real = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     old_map, new_map = semantic_pair(new)
     with torch.no_grad():
-        pairs = zip(before(old_map, fake, real), after(new_map, fake, real), strict=True)
+        pairs = zip(before(old_map, fake, real).maps, after(new_map, fake, real).maps, strict=True)
         for old_scales, new_scales in pairs:
             for old_maps, new_maps in zip(old_scales, new_scales, strict=True):
                 for a, b in zip(old_maps, new_maps, strict=True):
