@@ -155,15 +155,10 @@ class PlainTraining:
         seen = [fake, photo]
         if self.augmented:
             seen, semantic = self._augmented(seen, semantic, batch["augment"].tolist())
-        if self.segments:
-            segmented = Segmented(self.recipe, semantic, whole_batch, share)
-            terms["g_hinge"] = segmented.balanced(judge.logits(seen)[0])
-        else:
-            fakes, reals = judge(semantic, *seen).maps
-            terms["g_hinge"] = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
-            inner = [[f[encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]
-            terms["feature_matching"] = sum((f - r.detach()).abs().mean() for f, r in zip(*inner, strict=True))
-            terms["feature_matching"] = terms["feature_matching"] / len(fakes)
+        segmented = Segmented(self.recipe, semantic, whole_batch, share) if self.segments else None
+        terms |= (
+            segmented.of_generator(judge, seen) if segmented else _of_generator(judge(semantic, *seen).maps, encoded)
+        )
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(fake[encoded], photo[encoded])
             if weights.gram:
@@ -186,12 +181,12 @@ class PlainTraining:
         (share * loss).backward()
 
         # discriminator
-        if self.segments:
-            terms |= segmented.of_discriminator(self.discriminator, seen[0].detach(), seen[1], batch.get("from_photo"))
-        else:
-            fakes, reals = self.discriminator(semantic, seen[0].detach(), seen[1]).maps
-            terms["d_fake"] = sum((1 + maps[-1]).clamp(min=0).mean() for maps in fakes) / len(fakes)
-            terms["d_real"] = sum((1 - maps[-1]).clamp(min=0).mean() for maps in reals) / len(reals)
+        seen[0] = seen[0].detach()
+        terms |= (
+            segmented.of_discriminator(self.discriminator, *seen, batch.get("from_photo"))
+            if segmented
+            else _of_discriminator(*self.discriminator(semantic, *seen).maps)
+        )
         of_mix = self.recipe.discriminator.label_mix * terms["d_mix"]
         (share * (terms["d_fake"] + terms["d_real"] + of_mix)).backward()
 
@@ -236,6 +231,20 @@ class PlainTraining:
         return {name: value.detach().clone() for name, value in found.items()}
 
 
+def _of_generator(maps: tuple[list, list], encoded: list[int]) -> dict[str, Tensor]:
+    """Hinge and feature matching; the latter sees the images that are ``encoded``."""
+    fakes, reals = maps
+    inner = [[f[encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]
+    distance = sum((f - r.detach()).abs().mean() for f, r in zip(*inner, strict=True))
+    hinge = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
+    return {"g_hinge": hinge, "feature_matching": distance / len(fakes)}
+
+
+def _of_discriminator(fakes: list, reals: list) -> dict[str, Tensor]:
+    of_fakes = sum((1 + maps[-1]).clamp(min=0).mean() for maps in fakes) / len(fakes)
+    return {"d_fake": of_fakes, "d_real": sum((1 - maps[-1]).clamp(min=0).mean() for maps in reals) / len(reals)}
+
+
 class Segmented:
     """The losses of OASIS for a part of a batch, ``share`` of it, class by class and pixel by pixel.
 
@@ -255,6 +264,10 @@ class Segmented:
         surprise = -logits.log_softmax(1)
         means = [surprise[:, c][self.of[c]].sum() / n for c, n in enumerate(self.counts) if n]
         return sum(means) / len(means) / self.share
+
+    def of_generator(self, network: nn.Module, images: list[Tensor]) -> dict[str, Tensor]:
+        """The fakes' cross entropy with the classes they are to show."""
+        return {"g_hinge": self.balanced(network.logits(images)[0])}
 
     def of_discriminator(
         self, network: nn.Module, fake: Tensor, photo: Tensor, sides: Tensor | None

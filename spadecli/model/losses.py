@@ -120,6 +120,7 @@ def _gram(done: ForwardPass) -> Tensor | None:
 
 
 GENERATOR_TERMS: dict[str, Term] = {
+    # the adversarial loss of any discriminator; logs keep the name of the first one's
     "g_hinge": Term(lambda loss: 1.0, lambda done: done.verdict.generator),
     "feature_matching": Term(
         lambda loss: loss.feature_matching,

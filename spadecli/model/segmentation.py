@@ -67,7 +67,8 @@ class ResidualBlock(nn.Module):
 class SegmentationDiscriminator(nn.Module):
     """The U-Net, with cross entropy balanced over the classes, and LabelMix.
 
-    unknown: the class whose pixels the cross entropies leave out, or None. depth: halvings, see :func:`unet_depth`. ndf: base width.
+    unknown: the class whose pixels the cross entropies leave out, or None. depth: number of halvings, see
+    :func:`unet_depth`. ndf: base width.
     label_mix: weight of the consistency of mixed images; it counts where a step gives classes to mix.
     """
 

@@ -63,6 +63,9 @@ def test_classes_are_mixed_by_seed_epoch_and_sample(tmp_path):
     assert not torch.equal(found, sides("train.seed=1"))
     assert found.dtype == torch.bool
     assert found.shape == (160, 3)
+    by_epoch = found.view(40, 4, 3)
+    assert (by_epoch != by_epoch[:, :1]).any(0)[1:].all()  # samples of an epoch differ
+    assert (by_epoch != by_epoch[:1]).any(0).all()  # and epochs of a sample
     assert len(torch.unique(found, dim=0)) == 8
     assert ((found.double().mean(0) - 0.5).abs() < 0.12).all()  # three deviations of the mean of 160
     plain = TrainingSet(tmp_path / "tiny.h5", load_recipe(path).recipe)[(0, 0)]

@@ -149,6 +149,17 @@ def test_every_pixel_is_seen_far_and_near():
     assert reach[16, 16] > 10 * reach[0, 0] > 0
 
 
+def test_the_decoder_joins_its_maps_with_the_encoder_s():
+    judging, seen = network(), []
+    for block in (*judging.down, *judging.up):
+        block.register_forward_hook(lambda _, given, out: seen.append((given[0][0], out[0])))
+    judging.logits([images(1)])
+    down, up = seen[:3], seen[3:]
+    assert torch.equal(up[0][0], down[2][1])
+    for i in (1, 2):
+        assert torch.equal(up[i][0], torch.cat([up[i - 1][1], down[2 - i][1]], 1))
+
+
 def test_the_paper_s_size():
     built = SegmentationDiscriminator(150, None, 6, 64)
     count = sum(p.numel() for p in built.parameters())
