@@ -230,9 +230,10 @@ def test_a_step_is_the_plain_one(classifiers, changes):
     assert_same(numbers_of(trainer, 2), plain.numbers(2), TOLERANCE)
 
 
+@pytest.mark.parametrize("changes", [EVERYTHING, SEGMENTATION], ids=["everything", "segmentation"])
 @pytest.mark.parametrize(("precision", "of_gradients", "of_terms"), [("fp32", 5e-3, 1e-3), ("bf16", 0.5, 0.02)])
-def test_a_step_in_less_precision_is_nearly_the_plain_one(classifiers, precision, of_gradients, of_terms):
-    recipe = recipe_with(classifiers, EVERYTHING | {"train.precision": precision})
+def test_a_step_in_less_precision_is_nearly_the_plain_one(classifiers, precision, of_gradients, of_terms, changes):
+    recipe = recipe_with(classifiers, changes | {"train.precision": precision})
     trainer = new_trainer(recipe)
     plain = PlainTraining(trainer)
     batch = batches(recipe)[0]
