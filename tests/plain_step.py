@@ -5,6 +5,7 @@ nothing of losses.py, and no gradient that is worked out by hand. Only the netwo
 """
 
 import copy
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -90,6 +91,7 @@ class PlainTraining:
         self.adam_g = Adam({name: p for name, p in named.items() if name not in of_d}, *betas)
         self.averages = {name: _folded(n) for name, n in self.networks.items() if name != "discriminator"}
         self.steps = 0
+        self.segments = self.recipe.discriminator.kind == "segmentation"
         self.hinge_average, self.augmented = 1.0, False
         self.codes = [
             torch.full([self.recipe.model.z_dim], v, dtype=torch.float64) for v in (0, 1)
@@ -107,9 +109,11 @@ class PlainTraining:
                 for layer in network.modules():
                     if isinstance(layer, PlainSpectralConv2d):
                         layer.iterates = i == 0
-            self._backward({name: v[i * size : (i + 1) * size] for name, v in batch.items()}, 1 / train.accumulate)
+            part = {name: v[i * size : (i + 1) * size] for name, v in batch.items()}
+            self._backward(part, 1 / train.accumulate, batch["channels"])
         self.terms["g_norm"] += self.adam_g.step(train.lr_g * lr_scale, train.max_grad_norm)
-        self.hinge_average = 0.99 * self.hinge_average + 0.01 * (self.terms["d_real"] - sure_before)
+        of_a_guess = math.log(self.recipe.labels.num_classes + 1) if self.segments else 1
+        self.hinge_average = 0.99 * self.hinge_average + 0.01 * (self.terms["d_real"] - sure_before) / of_a_guess
         begun = self.hinge_average < self.recipe.discriminator.augment_from
         self.augmented = self.augmented or bool(self.recipe.discriminator.augment and begun)
         self.terms["d_norm"] += self.adam_d.step(train.lr_d * lr_scale, train.max_grad_norm)
@@ -126,7 +130,7 @@ class PlainTraining:
             for key, value in _folded(self.networks[name]).items():
                 average[key] = decay * average[key] + (1 - decay) * value
 
-    def _backward(self, batch: Mapping[str, Tensor], share: float) -> None:
+    def _backward(self, batch: Mapping[str, Tensor], share: float, whole_batch: Tensor) -> None:
         weights = self.recipe.loss
         photo = batch["photo"].double() / 127.5 - 1
         whole = photo
@@ -165,11 +169,10 @@ class PlainTraining:
         seen = [fake, photo]
         if self.augmented:
             seen, semantic = self._augmented(seen, semantic, batch["augment"].tolist())
-        fakes, reals = judge(semantic, *seen)
-        terms["g_hinge"] = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
-        inner = [[f[encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]
-        terms["feature_matching"] = sum((f - r.detach()).abs().mean() for f, r in zip(*inner, strict=True))
-        terms["feature_matching"] = terms["feature_matching"] / len(fakes)
+        segmented = Segmented(self.recipe, semantic, whole_batch, share) if self.segments else None
+        terms |= (
+            segmented.of_generator(judge, seen) if segmented else _of_generator(judge(semantic, *seen).maps, encoded)
+        )
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(fake[encoded], photo[encoded])
             if weights.gram:
@@ -192,10 +195,14 @@ class PlainTraining:
         (share * loss).backward()
 
         # discriminator
-        fakes, reals = self.discriminator(semantic, seen[0].detach(), seen[1])
-        terms["d_fake"] = sum((1 + maps[-1]).clamp(min=0).mean() for maps in fakes) / len(fakes)
-        terms["d_real"] = sum((1 - maps[-1]).clamp(min=0).mean() for maps in reals) / len(reals)
-        (share * (terms["d_fake"] + terms["d_real"])).backward()
+        seen[0] = seen[0].detach()
+        terms |= (
+            segmented.of_discriminator(self.discriminator, *seen, batch.get("from_photo"))
+            if segmented
+            else _of_discriminator(*self.discriminator(semantic, *seen).maps)
+        )
+        of_mix = self.recipe.discriminator.label_mix * terms["d_mix"]
+        (share * (terms["d_fake"] + terms["d_real"] + of_mix)).backward()
 
         for name, value in terms.items():
             self.terms[name] += share * value.item()
@@ -236,6 +243,66 @@ class PlainTraining:
         found |= {f"term {name}": torch.tensor(v / steps, dtype=torch.float64) for name, v in self.terms.items()}
         self.terms = dict.fromkeys(TERMS, 0.0)
         return {name: value.detach().clone() for name, value in found.items()}
+
+
+def _of_generator(maps: tuple[list, list], encoded: list[int]) -> dict[str, Tensor]:
+    """Hinge and feature matching; the latter sees the images that are ``encoded``."""
+    fakes, reals = maps
+    inner = [[f[encoded] for maps in side for f in maps[:-1]] for side in (fakes, reals)]
+    distance = sum((f - r.detach()).abs().mean() for f, r in zip(*inner, strict=True))
+    hinge = sum(-maps[-1].mean() for maps in fakes) / len(fakes)
+    return {"g_hinge": hinge, "feature_matching": distance / len(fakes)}
+
+
+def _of_discriminator(fakes: list, reals: list) -> dict[str, Tensor]:
+    of_fakes = sum((1 + maps[-1]).clamp(min=0).mean() for maps in fakes) / len(fakes)
+    return {"d_fake": of_fakes, "d_real": sum((1 - maps[-1]).clamp(min=0).mean() for maps in reals) / len(reals)}
+
+
+class Segmented:
+    """The losses of OASIS for a part of a batch, ``share`` of it, class by class and pixel by pixel.
+
+    Their means are those of the whole batch: a part has the sum over its own pixels, divided by the number of pixels of
+    all parts and by the part's share.
+    """
+
+    def __init__(self, recipe: Recipe, semantic: SemanticMap, whole: Tensor, share: float) -> None:
+        planes = semantic.planes(semantic.size, torch.float64)
+        self.share, self.num_classes = share, recipe.labels.num_classes
+        self.unknown = recipe.labels.unknown_channel
+        self.of = [planes[:, c] == 1 for c in range(self.num_classes)]  # nowhere, where the map was moved away
+        self.counts = [0 if c == self.unknown else int((whole == c).sum()) for c in range(self.num_classes)]
+
+    def balanced(self, logits: Tensor) -> Tensor:
+        """The mean over the classes of the batch of the mean cross entropy of their pixels."""
+        surprise = -logits.log_softmax(1)
+        means = [surprise[:, c][self.of[c]].sum() / n for c, n in enumerate(self.counts) if n]
+        return sum(means) / len(means) / self.share
+
+    def of_generator(self, network: nn.Module, images: list[Tensor]) -> dict[str, Tensor]:
+        """The fakes' cross entropy with the classes they are to show."""
+        return {"g_hinge": self.balanced(network.logits(images)[0])}
+
+    def of_discriminator(
+        self, network: nn.Module, fake: Tensor, photo: Tensor, sides: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Its terms. sides: which classes of each image are the photo's in a mixed one."""
+        images = [fake, photo]
+        if sides is not None:
+            nowhere = ~torch.stack(self.of).any(0)
+            mask = (nowhere & sides[:, 0, None, None]).double()[:, None]
+            for c, of in enumerate(self.of):
+                mask += (of & sides[:, c, None, None])[:, None]
+            images.append(mask * photo + (1 - mask) * fake)
+        of_fake, of_photo, *of_mixed = network.logits(images)
+        known = sum(of for c, of in enumerate(self.of) if c != self.unknown) > 0
+        terms = {
+            "d_fake": -of_fake.log_softmax(1)[:, -1][known].sum() / sum(self.counts) / self.share,
+            "d_real": self.balanced(of_photo),
+        }
+        if sides is not None:
+            terms["d_mix"] = ((of_mixed[0] - mask * of_photo - (1 - mask) * of_fake) ** 2).mean()
+        return terms
 
 
 def numbers_of(trainer: Trainer, steps: int) -> dict[str, Tensor]:

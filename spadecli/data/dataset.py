@@ -37,7 +37,8 @@ class TrainingSet(Dataset[Batch]):
     float32 [Z]. Edges are computed after crop and flip. Where training is on windows, channels and edges are those of
     the window, and ``at`` int64 [2] is its first row and column in the photo. ``augment`` float32 [AUGMENT_NUMBERS], if
     the recipe augments, are the numbers in [0,1) that model/augment.py works with. ``noise_places`` int64 [2], if the
-    model adds pixel noise, is where an image's noise begins (see model/pixel_noise.py).
+    model adds pixel noise, is where an image's noise begins (see model/pixel_noise.py). ``from_photo`` bool
+    [num_classes], if the discriminator mixes labels, are the classes that model/segmentation.py takes from the photo.
     """
 
     def __init__(self, path: Path, recipe: Recipe) -> None:
@@ -70,6 +71,9 @@ class TrainingSet(Dataset[Batch]):
         if self.recipe.model.pixel_noise:
             places = np.random.default_rng(np.random.SeedSequence((train.seed, epoch, index), spawn_key=(3,)))
             item["noise_places"] = places.integers(0, 2**16, 2)
+        if self.recipe.discriminator.mixes_labels:
+            sides = np.random.default_rng(np.random.SeedSequence((train.seed, epoch, index), spawn_key=(4,)))
+            item["from_photo"] = sides.random(self.recipe.labels.num_classes) < 0.5
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
 
     def centre(self, index: int) -> CenteredPair:

@@ -14,15 +14,16 @@ from torch import Tensor
 from .semantic import SemanticMap
 
 SHIFT, HOLE = 0.125, 0.5  # largest translation, and side of the square cut out, as shares of height and width
-MEMORY = 0.99  # of the average of the hinge loss, at a step
+MEMORY = 0.99  # of the average of the loss on photographs, at a step
 ADAPT = 1 / 500  # change of the share of changed images, at a step
 
 
 class Augmentation:
     """Changes of images by ``kinds``, from the step on at which the discriminator has become sure of photographs.
 
-    kinds: of "color", "translation" and "cutout". below: the changes begin once the average of the hinge loss on
-    photographs, which starts at 1, is less than this; then all images are changed, to the end.
+    kinds: of "color", "translation" and "cutout". below: the changes begin once the average of the loss on photographs
+    is less than this; then all images are changed, to the end. The loss is relative to that of a discriminator that
+    knows nothing, and its average starts at 1.
     adaptive: the share of images that are changed grows while the average is less than ``below``, and shrinks while it
         is more (after Karras et al., NeurIPS 2020, who go by the sign of the scores).
     The device decides, and nothing waits for it.
@@ -48,10 +49,10 @@ class Augmentation:
         )
         return semantic.with_planes(planes), chosen
 
-    def watch(self, hinge: Tensor) -> None:
-        """Take in the hinge loss on the photographs of a step."""
-        hinge = torch.where(torch.isfinite(hinge), hinge, self.average).to(self.average.dtype)
-        self.average.lerp_(hinge, 1 - MEMORY)
+    def watch(self, loss: Tensor) -> None:
+        """Take in the loss on the photographs of a step, relative to that of a discriminator that knows nothing."""
+        loss = torch.where(torch.isfinite(loss), loss, self.average).to(self.average.dtype)
+        self.average.lerp_(loss, 1 - MEMORY)
         is_sure = (self.average < self.below).to(self.share.dtype)
         if self.adaptive:
             self.share.add_(ADAPT * (2 * is_sure - 1)).clamp_(0, 1)

@@ -1,7 +1,8 @@
 """Discriminators by name, each with its own losses; "patch" is the paper's (appendix A, figure 13).
 
 To add one: write a module with the methods of :class:`Discriminator` in a file of its own, enter it in
-:data:`DISCRIMINATORS`, and add its name to ``discriminator.kind`` of the recipe (core/recipe.py).
+:data:`DISCRIMINATORS`, and add its name to ``discriminator.kind`` of the recipe (core/recipe.py). Called with semantic
+map, fakes, photographs and :class:`BatchClasses`, it returns a :class:`Verdict`: its losses and the generator's.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.recipe import DiscriminatorSection
+from ..core.recipe import Recipe
 from . import losses
 from .feature_maps import FEATURE_NETWORKS
 from .layers import conv, convolve_all, instance_norm
-from .losses import Maps
+from .losses import Verdict
 from .projected import ProjectedDiscriminator
-from .semantic import SemanticMap
+from .segmentation import SegmentationDiscriminator, unet_depth
+from .semantic import BatchClasses, SemanticMap
 
 MAX_WIDTH = 512
 LEAK = 0.2
@@ -66,12 +68,16 @@ class PatchDiscriminator(nn.Module):
 class Discriminator(nn.Module):
     """Multi-scale PatchGAN: one patch discriminator per scale, on the semantic map and the average-pooled image."""
 
+    chance_loss = 1.0  # d_real where every score is 0
+
     def __init__(self, semantic_channels: int, ndf: int = 64, num_scales: int = 2) -> None:
         super().__init__()
         self.scales = nn.ModuleList(PatchDiscriminator(semantic_channels + 3, ndf) for _ in range(num_scales))
 
-    def forward(self, semantic: SemanticMap, fake: Tensor, real: Tensor) -> tuple[Maps, Maps]:
-        """Fakes and photos [N,3,H,W] of N semantic maps -> per scale the feature maps of the fakes and of the photos.
+    def forward(
+        self, semantic: SemanticMap, fake: Tensor, real: Tensor, classes: BatchClasses | None = None
+    ) -> Verdict:
+        """Fakes and photos [N,3,H,W] of N semantic maps -> hinge losses, and the maps of each scale.
 
         All norms are per image, so that no result depends on the rest of the batch.
         """
@@ -84,7 +90,7 @@ class Discriminator(nn.Module):
             of_fake, of_real = scale(planes, images)
             fakes.append(of_fake)
             reals.append(of_real)
-        return fakes, reals
+        return losses.hinge_verdict(fakes, reals)
 
     def semantic_offsets(self) -> dict[str, int]:
         """Weights that see the map, and where the semantic channels begin among their inputs."""
@@ -93,35 +99,35 @@ class Discriminator(nn.Module):
     def load_frozen(self, weights: Path | None) -> None:
         """Do nothing: all of it is trained."""
 
-    def generator_loss(self, fakes: Maps) -> Tensor:
-        """Return the hinge loss of the generator."""
-        return losses.hinge_generator(fakes)
 
-    def discriminator_losses(self, fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
-        """Return the hinge losses of the discriminator on fakes and on photographs."""
-        return losses.hinge_discriminator(fakes, reals)
+def _patch(recipe: Recipe) -> Discriminator:
+    section = recipe.discriminator
+    return Discriminator(recipe.labels.semantic_channels, section.ndf, section.num_scales)
 
 
-def _patch(semantic_channels: int, section: DiscriminatorSection) -> Discriminator:
-    return Discriminator(semantic_channels, section.ndf, section.num_scales)
+def _projected(recipe: Recipe) -> ProjectedDiscriminator:
+    section = recipe.discriminator
+    features = FEATURE_NETWORKS[section.features]()
+    return ProjectedDiscriminator(recipe.labels.semantic_channels, features, section.ndf, section.color_heads)
 
 
-def _projected(semantic_channels: int, section: DiscriminatorSection) -> ProjectedDiscriminator:
-    return ProjectedDiscriminator(
-        semantic_channels, FEATURE_NETWORKS[section.features](), section.ndf, section.color_heads
-    )
+def _segmentation(recipe: Recipe) -> SegmentationDiscriminator:
+    section, labels = recipe.discriminator, recipe.labels
+    depth = unet_depth(recipe.model.size, recipe.train.window)
+    return SegmentationDiscriminator(labels.num_classes, labels.unknown_channel, depth, section.ndf, section.label_mix)
 
 
-AnyDiscriminator = Discriminator | ProjectedDiscriminator
-DISCRIMINATORS: dict[str, Callable[[int, DiscriminatorSection], AnyDiscriminator]] = {
+AnyDiscriminator = Discriminator | ProjectedDiscriminator | SegmentationDiscriminator
+DISCRIMINATORS: dict[str, Callable[[Recipe], AnyDiscriminator]] = {
     "patch": _patch,
     "projected": _projected,
+    "segmentation": _segmentation,
 }
 
 
-def build_discriminator(semantic_channels: int, section: DiscriminatorSection) -> AnyDiscriminator:
+def build_discriminator(recipe: Recipe) -> AnyDiscriminator:
     """Build the discriminator that a recipe names."""
-    return DISCRIMINATORS[section.kind](semantic_channels, section)
+    return DISCRIMINATORS[recipe.discriminator.kind](recipe)
 
 
 def _half(x: Tensor) -> Tensor:

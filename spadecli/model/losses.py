@@ -23,16 +23,19 @@ COLOR_GRID = 16
 Maps = list[list[Tensor]]  # per scale of the discriminator: the inner feature maps, then the patch scores
 
 
-class Adversary(Protocol):
-    """The losses of a discriminator, computed from its feature maps (see discriminator.py)."""
+@dataclass(frozen=True)
+class Verdict:
+    """What a discriminator makes of a batch of fakes and photographs: the adversarial losses of both sides, scalars.
 
-    def generator_loss(self, fakes: Maps) -> Tensor:
-        """Return the adversarial loss of the generator."""
-        ...
+    generator, discriminator: the loss of each. terms: what the discriminator's is the weighted sum of, by the names in
+    :data:`DISCRIMINATOR_TERMS`. maps: the feature maps of the fakes and of the photographs, for feature matching; None
+    from a discriminator that has none to match.
+    """
 
-    def discriminator_losses(self, fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
-        """Return the two terms of the discriminator's loss: for the fakes and for the photographs."""
-        ...
+    generator: Tensor
+    discriminator: Tensor
+    terms: Mapping[str, Tensor]
+    maps: tuple[Maps, Maps] | None
 
 
 FeaturePair = tuple[Sequence[Tensor], Sequence[Tensor]]  # feature maps of renders and of their photos
@@ -60,16 +63,14 @@ class ForwardPass:
 
     The fakes of the rows ``reconstructed`` (None: all) have z from the encoder and are compared with their photos; the
     others have z from N(0, I) and meet the adversarial loss alone.
-    fake, photo: [N,3,H,W] in [-1,1]. fakes, reals: the discriminator's feature maps of each.
-    adversary: the discriminator. mu, logvar: the encoder's posterior of the rows ``reconstructed``; None without one.
+    fake, photo: [N,3,H,W] in [-1,1]. verdict: what the discriminator makes of them.
+    mu, logvar: the encoder's posterior of the rows ``reconstructed``; None without one.
     perceptual: the perceptual loss; None without such a network.
     """
 
     fake: Tensor
     photo: Tensor
-    fakes: Maps
-    reals: Maps
-    adversary: Adversary
+    verdict: Verdict
     mu: Tensor | None
     logvar: Tensor | None
     perceptual: FeatureLoss | None
@@ -81,9 +82,11 @@ class ForwardPass:
         return self._rows(self.fake), self._rows(self.photo)
 
     @cached_property
-    def map_pairs(self) -> tuple[Maps, Maps]:
-        """The discriminator's maps of :attr:`pair`."""
-        fakes, reals = ([[self._rows(m) for m in maps] for maps in scales] for scales in (self.fakes, self.reals))
+    def map_pairs(self) -> tuple[Maps, Maps] | None:
+        """The discriminator's maps of :attr:`pair`, if it has any."""
+        if self.verdict.maps is None:
+            return None
+        fakes, reals = ([[self._rows(m) for m in maps] for maps in scales] for scales in self.verdict.maps)
         return fakes, reals
 
     def _rows(self, values: Tensor) -> Tensor:
@@ -117,8 +120,12 @@ def _gram(done: ForwardPass) -> Tensor | None:
 
 
 GENERATOR_TERMS: dict[str, Term] = {
-    "g_hinge": Term(lambda loss: 1.0, lambda done: done.adversary.generator_loss(done.fakes)),
-    "feature_matching": Term(lambda loss: loss.feature_matching, lambda done: feature_matching(*done.map_pairs)),
+    # the adversarial loss of any discriminator; logs keep the name of the first one's
+    "g_hinge": Term(lambda loss: 1.0, lambda done: done.verdict.generator),
+    "feature_matching": Term(
+        lambda loss: loss.feature_matching,
+        lambda done: feature_matching(*done.map_pairs) if done.map_pairs is not None else None,
+    ),
     "perceptual": Term(lambda loss: loss.perceptual, _perceptual),
     "gram": Term(lambda loss: loss.gram, _gram),
     "color": Term(lambda loss: loss.color, lambda done: color(*done.pair)),
@@ -128,7 +135,7 @@ GENERATOR_TERMS: dict[str, Term] = {
         always=True,
     ),
 }
-DISCRIMINATOR_TERMS = ("d_fake", "d_real")
+DISCRIMINATOR_TERMS = ("d_fake", "d_real", "d_mix")  # d_mix: see segmentation.py
 
 
 def generator_terms(done: ForwardPass, weights: LossSection) -> dict[str, Tensor]:
@@ -149,11 +156,11 @@ def weighted_sum(
     return torch.stack([factors[name] * value for name, value in values.items()]).sum()
 
 
-def discriminator_losses(done: ForwardPass) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the discriminator's loss and its terms."""
-    values = done.adversary.discriminator_losses(done.fakes, done.reals)
-    terms = dict(zip(DISCRIMINATOR_TERMS, values, strict=True))
-    return torch.stack(values).sum(), {name: value.detach() for name, value in terms.items()}
+def hinge_verdict(fakes: Maps, reals: Maps) -> Verdict:
+    """Return the hinge losses of both sides, from the feature maps of fakes and photographs."""
+    d_fake, d_real = hinge_discriminator(fakes, reals)
+    terms = {"d_fake": d_fake, "d_real": d_real}
+    return Verdict(hinge_generator(fakes), torch.stack([d_fake, d_real]).sum(), terms, (fakes, reals))
 
 
 def hinge_discriminator(fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:

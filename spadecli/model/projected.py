@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from . import losses
 from .feature_maps import FeatureMaps
 from .layers import conv, convolve_all
-from .losses import Maps
-from .semantic import SemanticMap
+from .losses import Verdict
+from .semantic import BatchClasses, SemanticMap
 
 LEAK = 0.2
 MIX_SEED = 7
@@ -56,6 +56,8 @@ class Head(nn.Module):
 class ProjectedDiscriminator(nn.Module):
     """Heads of ``width`` channels on every scale of ``features`` and, if ``color_heads``, on colours."""
 
+    chance_loss = 1.0  # d_real where every score is 0
+
     def __init__(
         self, semantic_channels: int, features: FeatureMaps, width: int = 64, color_heads: bool = False
     ) -> None:
@@ -86,8 +88,10 @@ class ProjectedDiscriminator(nn.Module):
         spreads = [m.square().mean().sqrt() for m in self.features(smooth)]
         self.get_buffer("scales").copy_(1 / torch.stack(spreads))
 
-    def forward(self, semantic: SemanticMap, fake: Tensor, real: Tensor) -> tuple[Maps, Maps]:
-        """Images [N,3,H,W] of N maps -> per scale the heads' maps of the fakes and of the real ones."""
+    def forward(
+        self, semantic: SemanticMap, fake: Tensor, real: Tensor, classes: BatchClasses | None = None
+    ) -> Verdict:
+        """Images [N,3,H,W] of N maps -> hinge losses, and the heads' maps of each scale."""
         with torch.no_grad():
             of_real = self._seen(real.to(fake.dtype))
         of_fake = self._seen(fake)
@@ -98,7 +102,7 @@ class ProjectedDiscriminator(nn.Module):
             for_fake, for_real = head([torch.cat([m, shares], 1) for m in (x, y)])
             fakes.append(for_fake)
             reals.append(for_real)
-        return fakes, reals
+        return losses.hinge_verdict(fakes, reals)
 
     def _seen(self, images: Tensor) -> list[Tensor]:
         """What the heads look at, [N,C,h,w] of each."""
@@ -113,14 +117,6 @@ class ProjectedDiscriminator(nn.Module):
             coarser = F.interpolate(mixed[i + 1], size=mixed[i].shape[2:], mode="nearest")
             mixed[i] = (mixed[i] + F.conv2d(coarser, self.get_buffer(f"up_{i}"), padding=1)) * 0.5**0.5
         return mixed
-
-    def generator_loss(self, fakes: Maps) -> Tensor:
-        """The hinge loss of the generator."""
-        return losses.hinge_generator(fakes)
-
-    def discriminator_losses(self, fakes: Maps, reals: Maps) -> tuple[Tensor, Tensor]:
-        """The hinge loss of the discriminator, for fakes and for photographs."""
-        return losses.hinge_discriminator(fakes, reals)
 
 
 def _colors(images: Tensor, side: int) -> Tensor:

@@ -7,6 +7,7 @@ downsampling one-hot planes, in a fraction of the memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from ..windows.segments import TrainingWindows
 from .tiling import Tile
 
 Modulation = Literal["auto", "plain", "fast"]
+NO_CLASS = -1
 
 
 class SemanticMap:
@@ -47,6 +49,7 @@ class SemanticMap:
         self.channels, self.edges, self.num_classes, self.modulation = channels, edges, num_classes, modulation
         self.memory_format = memory_format
         self._planes: dict[tuple[Size, torch.dtype], Tensor] = {}
+        self._given: Tensor | None = None
         self._windows: dict[tuple[Size, int], TrainingWindows | None] = dict(windows or {})
 
     @property
@@ -77,8 +80,16 @@ class SemanticMap:
     def with_planes(self, planes: Tensor) -> SemanticMap:
         """Return a map with these planes [M,P,H,W] at its whole size, in their dtype, for a discriminator."""
         semantic = SemanticMap(self.channels, self.edges, self.num_classes, "plain", self.memory_format)
-        semantic._planes[self.size, planes.dtype] = planes
+        semantic._planes[self.size, planes.dtype] = semantic._given = planes
         return semantic
+
+    def classes(self) -> Tensor:
+        """Return the class of each pixel of the map or, if there are any, of :meth:`with_planes`: int64 [M,H,W];
+        :data:`NO_CLASS` where the planes of all classes are 0, as where a map was moved away."""
+        if self._given is None:
+            return self.channels
+        share, found = self._given[:, : self.num_classes].max(1)
+        return torch.where(share > 0, found, NO_CLASS)
 
     def of_block(self, tile: Tile, block: int) -> SemanticMap:
         """Return the part of the map that a block of the generator needs to compute a tile, at the block's size."""
@@ -97,3 +108,27 @@ class SemanticMap:
             used = self.modulation == "fast" or is_worthwhile(windows.share)
             self._windows[key] = windows.to(self.channels.device) if used else None
         return self._windows[key]
+
+
+@dataclass(frozen=True)
+class BatchClasses:
+    """What a step knows of the classes of its batch, for a discriminator that judges them one by one.
+
+    shares: [num_classes], each class's share of the label pixels of the step's whole batch: of all micro-batches, in
+    all processes (see :func:`class_shares`).
+    from_photo: bool [N,num_classes], the classes that LabelMix takes from the photo in each image of this micro-batch;
+    None without LabelMix.
+    """
+
+    shares: Tensor
+    from_photo: Tensor | None = None
+
+
+def class_shares(channels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Return the share of each class among the pixels of integer ``channels`` [N,H,W], as [num_classes] of ``dtype``.
+
+    They are counted as integers, on the device of the channels, which nothing waits for.
+    """
+    pixels = channels.flatten().long()
+    counts = torch.zeros(num_classes, dtype=torch.int64, device=pixels.device)
+    return counts.scatter_add_(0, pixels, torch.ones_like(pixels)).to(dtype) / pixels.numel()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.architecture import Architecture
@@ -14,6 +15,7 @@ from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..core.recipe import DiscriminatorSection, Recipe
 from ..core.recipe_files import find_recipe, load_recipe
+from ..model.discriminator import build_discriminator
 from ..model.encoder import add_grid
 from ..model.generator import resize_start
 from ..store.h5 import file_sha256
@@ -103,7 +105,15 @@ def open_init(path: Path, recipe: Recipe, labels_of: str | None = None) -> InitW
     if problems:
         hint = "give the recipe the file's values (--set model.ngf=...); label space, training size and encoder"
         raise UserError(f"{path}: cannot start this recipe", problems=problems, hint=f"{hint} may differ")
+    if start.discriminator and not _has_layers(recipe, start.discriminator[1]):
+        start = replace(start, discriminator=None)  # of another depth, which follows the size: it begins fresh
     return start
+
+
+def _has_layers(recipe: Recipe, discriminator: Mapping[str, Tensor]) -> bool:
+    """Whether the recipe's discriminator has the layers of a given one, whatever their shapes."""
+    with torch.device("meta"):
+        return build_discriminator(recipe).state_dict().keys() == discriminator.keys()
 
 
 def init_record(start: InitWeights) -> Init:

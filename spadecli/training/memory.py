@@ -19,7 +19,7 @@ from ..model.augment import Augmentation
 from ..model.cutting import cut
 from ..model.encoder import reparameterize
 from ..model.perceptual import LAYERS, PerceptualLoss
-from ..model.semantic import SemanticMap
+from ..model.semantic import BatchClasses, SemanticMap
 from .setup import describe_batch
 from .step import build_networks
 
@@ -77,7 +77,9 @@ def estimate_memory(recipe: Recipe, processes: int = 1) -> Memory:
                 photo = cut(photo, at, semantic.size)
             augmentation = Augmentation(recipe.discriminator.augment, 0.0, fake.device)
             judged = augmentation(semantic, [fake, photo.to(fake.dtype)], numbers)
-            losses.feature_matching(*discriminator(judged[0], *judged[1]))
+            verdict = discriminator(judged[0], *judged[1], _batch_classes(recipe, counted))
+            if verdict.maps is not None:
+                losses.feature_matching(*verdict.maps)
             if perceptual is not None:
                 perceptual(fake, photo)
     trained = sum(map(_size, [*generating, discriminator]))
@@ -123,6 +125,13 @@ def _shapes(recipe: Recipe, batch: int) -> tuple[SemanticMap, Tensor, Tensor, Te
     at = torch.empty(batch, 2, dtype=torch.int64) if window else None
     eps = torch.empty(batch, recipe.model.z_dim)
     return SemanticMap(channels, edges, labels.num_classes, "plain"), photo, eps, at
+
+
+def _batch_classes(recipe: Recipe, batch: int) -> BatchClasses:
+    """Make what a discriminator is told of the classes of ``batch`` images, without values."""
+    classes = recipe.labels.num_classes
+    mixed = torch.empty(batch, classes, dtype=torch.bool) if recipe.discriminator.mixes_labels else None
+    return BatchClasses(torch.empty(classes), mixed)
 
 
 def _size(network: nn.Module) -> int:

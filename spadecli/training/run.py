@@ -139,8 +139,8 @@ class TrainingRun:
         self.folder.append_stats(row)
         self.stats.append(row)
         self._tell(notice_of_discriminator(self.stats))
-        hinge = terms["d_fake"] + terms["d_real"]
-        status = f"G {terms['g_hinge']:.2f} FM {terms['feature_matching']:.2f} D {hinge:.2f} {rate:.1f} img/s"
+        of_d = terms["d_fake"] + terms["d_real"]
+        status = f"G {terms['g_hinge']:.2f} FM {terms['feature_matching']:.2f} D {of_d:.2f} {rate:.1f} img/s"
         status += self.validated
         bar.advance(0, status)
         self.report.note(f"step {step}: {status}", 1)

@@ -21,7 +21,7 @@ from ..data.pixels import image_bytes, photo_values
 from ..data.split import split_pairs
 from ..model.encoder import ImageEncoder
 from ..model.generator import Generator
-from ..model.losses import GENERATOR_TERMS
+from ..model.losses import DISCRIMINATOR_TERMS, GENERATOR_TERMS
 from ..model.semantic import SemanticMap
 from ..store.atomic import part_file, write_bytes
 
@@ -30,7 +30,7 @@ SAMPLES = 4
 GAP = 4  # pixels between images
 CURVES = (
     ("generator", tuple(GENERATOR_TERMS)),
-    ("discriminator", ("d_fake", "d_real")),
+    ("discriminator", DISCRIMINATOR_TERMS),
     ("gradient norm", ("g_norm", "d_norm")),
 )
 

@@ -1,6 +1,7 @@
 """One training step of SPADE: forward pass, two losses, two updates; and the state that a checkpoint keeps.
 
-The terms of the losses are in model/losses.py, the adversarial losses of both networks in model/discriminator.py.
+The terms of the losses are in model/losses.py; the adversarial losses of both networks come from the discriminator
+(model/discriminator.py).
 """
 
 from __future__ import annotations
@@ -26,12 +27,11 @@ from ..model.losses import (
     GENERATOR_TERMS,
     ForwardPass,
     at_least_fp32,
-    discriminator_losses,
     generator_terms,
     weighted_sum,
 )
 from ..model.perceptual import PerceptualLoss, load_perceptual
-from ..model.semantic import SemanticMap
+from ..model.semantic import BatchClasses, SemanticMap, class_shares
 from .balance import LossBalance
 from .distributed import Processes, unsynchronized
 from .ema import EMA
@@ -45,7 +45,7 @@ def build_networks(recipe: Recipe) -> tuple[Generator, ImageEncoder | None, AnyD
     """Build the networks that a recipe trains, not yet initialized."""
     arch, channels = recipe.model, recipe.labels.semantic_channels
     encoder = ImageEncoder(arch) if arch.has_encoder else None
-    return Generator(arch, channels), encoder, build_discriminator(channels, recipe.discriminator)
+    return Generator(arch, channels), encoder, build_discriminator(recipe)
 
 
 class Trainer:
@@ -97,8 +97,9 @@ class Trainer:
         """
         losses = torch.zeros_like(self.totals[: len(LOSSES)])
         with fp32_math(self.recipe.train.precision == "tf32"):
+            shares = self._class_shares(batch)
             for micro_batch, share in self._micro_batches(batch):
-                losses += share * self._add_gradients(micro_batch, share, generator_learns)
+                losses += share * self._add_gradients(micro_batch, share, shares, generator_learns)
             d_norm, d_skipped = self._update(self.optimizer_d, self.recipe.train.lr_d * lr_scale)
             g_norm, g_skipped = torch.zeros_like(d_norm), torch.zeros_like(d_skipped)
             if generator_learns:
@@ -106,11 +107,17 @@ class Trainer:
                 self.ema.update()
         self.aggregate.update(self.processes.mean)
         if self.augmentation.kinds:
-            self.augmentation.watch(self.processes.mean(losses)[LOSSES.index("d_real")])
+            d_real = self.processes.mean(losses)[LOSSES.index("d_real")]
+            self.augmentation.watch(d_real / self.discriminator.chance_loss)
         self.totals += torch.cat([losses, torch.stack([g_norm, d_norm, g_skipped + d_skipped])])
 
-    def _add_gradients(self, batch: Mapping[str, Any], share: float, generator_learns: bool) -> Tensor:
-        """Add the gradients of ``share`` times both losses of a micro-batch; return the values of LOSSES."""
+    def _add_gradients(
+        self, batch: Mapping[str, Any], share: float, shares: Tensor | None, generator_learns: bool
+    ) -> Tensor:
+        """Add the gradients of ``share`` times both losses of a micro-batch; return the values of LOSSES.
+
+        shares: of the classes in the step's whole batch, see :meth:`_class_shares`.
+        """
         semantic, whole, eps = self.inputs(batch)
         at = batch["at"].to(self.device, non_blocking=True) if "at" in batch else None
         numbers = batch["augment"].to(self.device, non_blocking=True) if "augment" in batch else None
@@ -125,19 +132,17 @@ class Trainer:
                 z, mu, logvar, reconstructed = self._latent(whole, eps)
                 render = self._called["generator"](semantic, z, at, places)
             fake = self._known(render, semantic, photo)
-            judged = self.augmentation(semantic, [fake, photo.to(fake.dtype)], numbers)
-            fakes, reals = self._called["discriminator"](judged[0], *judged[1])
-            done = ForwardPass(
-                fake, photo, fakes, reals, self.discriminator, mu, logvar, self.perceptual, reconstructed
-            )
+            judged_map, judged = self.augmentation(semantic, [fake, photo.to(fake.dtype)], numbers)
+            verdict = self._called["discriminator"](judged_map, *judged, self._classes(batch, shares))
+            done = ForwardPass(fake, photo, verdict, mu, logvar, self.perceptual, reconstructed)
             g_terms = generator_terms(done, self.recipe.loss)
-            d_loss, d_terms = discriminator_losses(done)
+            d_loss, d_terms = verdict.discriminator, {name: v.detach() for name, v in verdict.terms.items()}
         if generator_learns:
             self.balance.measure(g_terms, render, self.processes.mean)
             g_loss = weighted_sum(g_terms, self.recipe.loss, self.balance.weights())
 
         # each loss has gradients for its own networks only
-        del judged, fakes, reals, done  # so that the backward pass frees feature maps as it uses them
+        del judged_map, judged, verdict, done  # so that the backward pass frees feature maps as it uses them
         torch.autograd.backward(share * d_loss, inputs=_parameters(self.optimizer_d), retain_graph=generator_learns)
         if generator_learns:
             torch.autograd.backward(share * g_loss, inputs=_parameters(self.optimizer_g))
@@ -205,6 +210,22 @@ class Trainer:
             self.aggregate.watch(mu, logvar)
         z = drawn.index_copy(0, encoded, reparameterize(mu, logvar, eps.index_select(0, encoded)).to(eps.dtype))
         return z, mu, logvar, encoded
+
+    def _class_shares(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Return the classes' shares of the pixels of the whole batch, if the discriminator weighs its loss by them.
+
+        They are those of all processes and micro-batches, so that the loss does not depend on how a batch is split.
+        """
+        if not self.recipe.discriminator.weighs_classes:
+            return None
+        channels = batch["channels"].to(self.device, non_blocking=True)
+        return self.processes.mean(class_shares(channels, self.recipe.labels.num_classes, self.dtype))
+
+    def _classes(self, batch: Mapping[str, Any], shares: Tensor | None) -> BatchClasses | None:
+        if shares is None:
+            return None
+        mixed = batch["from_photo"].to(self.device, non_blocking=True) if "from_photo" in batch else None
+        return BatchClasses(shares, mixed)
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[SemanticMap, Tensor, Tensor]:
         """Return semantic map, whole photos [N,3,H,W] in [-1,1] and noise [N,Z] of a batch, on the device."""

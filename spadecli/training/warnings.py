@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 Rows = Sequence[Mapping[str, Any]]
 
-COLLAPSED_LOSS = 0.02  # hinge loss of the discriminator, d_fake + d_real; 2 if it cannot tell them apart at all
+# of the discriminator, d_fake + d_real; if it cannot tell them apart at all, its hinge loss is 2, and its cross entropy
+# over N classes 2 log(N + 1)
+COLLAPSED_LOSS = 0.02
 COLLAPSED_STEPS = 500
 SAME_STYLE = 0.01  # standard deviation over z of values in [-1,1]: a bit more than one of 255 levels
 YOUNG_STEPS = 500  # earlier samples say nothing yet

@@ -1,10 +1,11 @@
 """Carrying weights over to another label space: classes are matched by name, all other weights stay as they are.
 
 Only layers that see the semantic map have a slice per class: the first convolution of every SPADE layer, the
-generator's first layer if its input is the map, and the discriminator's first convolutions. There a class of both label
-spaces keeps its slice, a new class gets one at random, as large as the trained ones, and a class missing from the new
-label space is dropped. On masks of carried classes alone the function stays the same (with conditioning "concat" only
-if no class is dropped, as its norms include the channels of absent classes).
+generator's first layer if its input is the map, and the discriminator's first convolutions, or the last one of a
+discriminator that names classes. There a class of both label spaces keeps its slice, a new class gets one at random, as
+large as the trained ones, and a class missing from the new label space is dropped. On masks of carried classes alone
+the function stays the same (with conditioning "concat" only if no class is dropped, as its norms include the channels
+of absent classes).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..core.labelspace import LabelSpace
 from ..core.recipe import DiscriminatorSection
 from ..model.discriminator import AnyDiscriminator
 from ..model.generator import Generator
+from ..model.segmentation import SegmentationDiscriminator
 
 SHOWN = 8
 BRIDGED = (
@@ -37,8 +39,9 @@ BRIDGED = (
 class ClassTransfer:
     """The match of two label spaces.
 
-    carried: pairs (old, new) of semantic channels, including edges. names: the carried classes' new names.
-    new, dropped: names without a counterpart. renamed: "old -> new" for classes carried under another name.
+    carried: pairs (old, new) of semantic channels, including edges, which come last. names: the carried classes' new
+    names. new, dropped: names without a counterpart. renamed: "old -> new" for classes carried under another name.
+    edges: whether the old and the new label space have an edge channel.
     """
 
     carried: tuple[tuple[int, int], ...]
@@ -46,6 +49,7 @@ class ClassTransfer:
     dropped: tuple[str, ...]
     names: tuple[str, ...]
     renamed: tuple[str, ...]
+    edges: tuple[bool, bool] = (False, False)
 
     @property
     def is_identity(self) -> bool:
@@ -64,10 +68,12 @@ class ClassTransfer:
 
 
 class Place(NamedTuple):
-    """The position of the semantic channels in a tensor: from ``offset`` on in dimension ``dim``."""
+    """The position of the semantic channels in a tensor: from ``offset`` on in dimension ``dim``; with or without the
+    edge channel, if there is one."""
 
     dim: int
     offset: int
+    has_edges: bool = True
 
 
 def match_classes(old: LabelSpace, new: LabelSpace) -> ClassTransfer:
@@ -100,6 +106,7 @@ def match_classes(old: LabelSpace, new: LabelSpace) -> ClassTransfer:
         dropped=tuple(dropped),
         names=tuple(name for name in new_channel if name in origin),
         renamed=tuple(f"{a} -> {b}" for b, a in origin.items() if a != b),
+        edges=(old.instances, new.instances),
     )
 
 
@@ -119,7 +126,9 @@ def generator_places(generator: Generator) -> dict[str, Place]:
 
 
 def discriminator_places(discriminator: AnyDiscriminator) -> dict[str, Place]:
-    """The discriminator's tensors that have a slice per semantic channel."""
+    """The discriminator's tensors that have a slice per semantic channel, or per class."""
+    if isinstance(discriminator, SegmentationDiscriminator):
+        return {name: Place(0, 0, has_edges=False) for name in ("head.weight", "head.bias")}
     return {name: Place(1, offset) for name, offset in discriminator.semantic_offsets().items()}
 
 
@@ -138,18 +147,20 @@ def remap_classes(
     carried = dict(old)
     if transfer.is_identity:
         return carried
-    olds = torch.tensor([pair[0] for pair in transfer.carried], dtype=torch.long)
-    news = torch.tensor([pair[1] for pair in transfer.carried], dtype=torch.long)
     for name, place in places.items():
         before, offset = old[name], place.offset
+        pairs = transfer.carried if place.has_edges else transfer.carried[: len(transfer.names)]
+        olds, news = torch.tensor(pairs, dtype=torch.long).view(-1, 2).unbind(1)
+        edges = (0, 0) if place.has_edges else transfer.edges
+        old_count, new_count = (count - has for count, has in zip(channels, edges, strict=True))
         initial = fresh[name].detach().to(before.device, before.dtype)
-        after = _like_trained(initial, before.narrow(place.dim, offset, channels[0]), place)
+        after = _like_trained(initial, before.narrow(place.dim, offset, old_count), place)
         after.narrow(place.dim, 0, offset).copy_(before.narrow(place.dim, 0, offset))
         after.index_copy_(place.dim, offset + news, before.index_select(place.dim, offset + olds))
-        rest = before.shape[place.dim] - offset - channels[0]
+        rest = before.shape[place.dim] - offset - old_count
         if rest:
-            image = before.narrow(place.dim, offset + channels[0], rest)
-            after.narrow(place.dim, offset + channels[1], rest).copy_(image)
+            others = before.narrow(place.dim, offset + old_count, rest)
+            after.narrow(place.dim, offset + new_count, rest).copy_(others)
         carried[name] = after
     return carried
 
@@ -161,7 +172,7 @@ def _like_trained(fresh: Tensor, trained: Tensor, place: Place) -> Tensor:
     trained ones would hardly be seen, and be learned last.
     """
     spread = (trained - trained.mean(place.dim, keepdim=True)).std()
-    if place.dim == 0 or not spread > 0 or not fresh.std() > 0:  # norms keep theirs; one class has no spread
+    if place.dim == 0 or not spread > 0 or not fresh.std() > 0:  # norms and logits keep theirs; one class has no spread
         return fresh.clone()
     return trained.mean(place.dim, keepdim=True) + (fresh - fresh.mean()) * (spread / fresh.std())
 
@@ -187,9 +198,8 @@ def differences(
         keys.append("encoder_grid")
     problems = [f"model.{key}: {before[key]} -> {after[key]}" for key in keys]
     if old_d is not None:
-        d_before, d_after = (
-            d.model_dump(exclude={"augment", "augment_from", "augment_adaptive"}) for d in (old_d, new_d)
-        )
+        tuned = {"augment", "augment_from", "augment_adaptive", "label_mix"}
+        d_before, d_after = (d.model_dump(exclude=tuned) for d in (old_d, new_d))
         problems += [f"discriminator.{k}: {d_before[k]} -> {v}" for k, v in d_after.items() if d_before[k] != v]
     return problems
 

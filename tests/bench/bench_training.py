@@ -144,7 +144,7 @@ def generator_step(trainer: Trainer, batch: Batch) -> None:
     with trainer._autocast():
         z, kl = trainer._latent(photo, eps)
         fake = trainer.generator(semantic, z)
-        fakes, reals = trainer.discriminator(semantic, fake, photo)
+        fakes, reals = trainer.discriminator(semantic, fake, photo).maps
         loss = losses.hinge_generator(fakes) + weights.feature_matching * losses.feature_matching(fakes, reals)
         if trainer.perceptual is not None:
             loss = loss + weights.perceptual * trainer.perceptual(fake, photo)
@@ -157,9 +157,8 @@ def discriminator_step(trainer: Trainer, batch: Batch) -> None:
     """Forward and backward of the discriminator on ready fakes, update."""
     semantic, photo, _ = trainer._to_device(batch)
     with trainer._autocast():
-        fakes, reals = trainer.discriminator(semantic, photo.flip(3), photo)
-        d_fake, d_real = losses.hinge_discriminator(fakes, reals)
-    torch.autograd.backward(d_fake + d_real)
+        verdict = trainer.discriminator(semantic, photo.flip(3), photo)
+    torch.autograd.backward(verdict.discriminator)
     trainer._update(trainer.optimizer_d)
 
 

@@ -109,6 +109,20 @@ def test_what_cannot_be_extended_is_named(write, extends, message):
         load_recipe(write("child.toml", f"extends = {extends}\n"))
 
 
+def test_a_discriminator_without_feature_maps_matches_none(write):
+    with pytest.raises(UserError) as e:
+        load_recipe(write("child.toml", BASE), ["discriminator.kind=segmentation"])
+    assert "set loss.feature_matching = 0" in e.value.problems[0]
+    settings = ["discriminator.kind=segmentation", "loss.feature_matching=0"]
+    section = load_recipe(write("child.toml", BASE), settings).recipe.discriminator
+    assert (section.weighs_classes, section.mixes_labels) == (True, True)
+    assert not load_recipe(
+        write("c.toml", BASE), [*settings, "discriminator.label_mix=0"]
+    ).recipe.discriminator.mixes_labels
+    other = load_recipe(write("child.toml", BASE)).recipe.discriminator
+    assert (other.weighs_classes, other.mixes_labels) == (False, False)
+
+
 def test_scenes_need_their_file(write):
     with pytest.raises(UserError) as e:
         load_recipe(write("child.toml", 'extends = "base.toml"\ndata.scenes = ["beach"]\n'))

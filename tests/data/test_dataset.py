@@ -48,3 +48,28 @@ def test_crop_and_flip_move_mask_photo_and_edges_together(tmp_path):
         again = dataset[(epoch, 0)]
         assert all(torch.equal(item[k], again[k]) for k in item)
     assert flips == {True, False}
+
+
+def test_classes_are_mixed_by_seed_epoch_and_sample(tmp_path):
+    segmenting = ["discriminator.kind=segmentation", "loss.feature_matching=0"]
+
+    def sides(*overrides: str) -> torch.Tensor:
+        dataset = TrainingSet(tmp_path / "tiny.h5", load_recipe(path, [*segmenting, *overrides]).recipe)
+        return torch.stack([dataset[(epoch, i)]["from_photo"] for epoch in range(40) for i in range(4)])
+
+    path = make_recipe(tmp_path)
+    found = sides()
+    assert torch.equal(found, sides("train.num_workers=1"))
+    assert not torch.equal(found, sides("train.seed=1"))
+    assert found.dtype == torch.bool
+    assert found.shape == (160, 3)
+    by_epoch = found.view(40, 4, 3)
+    assert (by_epoch != by_epoch[:, :1]).any(0)[1:].all()  # samples of an epoch differ
+    assert (by_epoch != by_epoch[:1]).any(0).all()  # and epochs of a sample
+    assert len(torch.unique(found, dim=0)) == 8
+    assert ((found.double().mean(0) - 0.5).abs() < 0.12).all()  # three deviations of the mean of 160
+    plain = TrainingSet(tmp_path / "tiny.h5", load_recipe(path).recipe)[(0, 0)]
+    unmixed = load_recipe(path, [*segmenting, "discriminator.label_mix=0"]).recipe
+    assert plain.keys() == TrainingSet(tmp_path / "tiny.h5", unmixed)[(0, 0)].keys()
+    item = TrainingSet(tmp_path / "tiny.h5", load_recipe(path, segmenting).recipe)[(0, 0)]
+    assert all(torch.equal(plain[k], item[k]) for k in plain)  # crop, flip and eps are as ever

@@ -237,12 +237,12 @@ def test_discriminator_sees_both_scales_and_both_halves():
     d = Discriminator(4, ndf=4)
     maps = random_map((2, 64, 64), 4)
     fake, real = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
-    fakes, reals = d(maps, fake, real)
+    fakes, _ = d(maps, fake, real).maps
     assert [len(m) for m in fakes] == [5, 5]
     assert [tuple(m[-1].shape) for m in fakes] == [(2, 1, 11, 11), (2, 1, 7, 7)]
     d.eval()  # the same u and v in both calls
-    fakes, reals = d(maps, fake, real)
-    swapped, _ = d(maps, real, fake)
+    _, reals = d(maps, fake, real).maps
+    swapped, _ = d(maps, real, fake).maps
     torch.testing.assert_close(swapped[1][-1], reals[1][-1])
 
 

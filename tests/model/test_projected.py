@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from spadecli.core.errors import BackendUnavailable, UserError
-from spadecli.core.recipe import DiscriminatorSection
-from spadecli.model.discriminator import build_discriminator
-from spadecli.model.feature_maps import EfficientNetLite0, _package_file
+from spadecli.model.feature_maps import FEATURE_NETWORKS, EfficientNetLite0, _package_file
 from spadecli.model.perceptual import squeezenet_layers
+from spadecli.model.projected import ProjectedDiscriminator
 from spadecli.model.semantic import SemanticMap
 
 CLASSES = 5
@@ -42,8 +41,7 @@ def discriminator(request, tmp_path):
         lite0_state() if request.param == "efficientnet-lite0" else nn.Sequential(*squeezenet_layers()[0]).state_dict(),
         path,
     )
-    section = DiscriminatorSection(kind="projected", ndf=8, features=request.param)
-    network = build_discriminator(CLASSES, section)
+    network = ProjectedDiscriminator(CLASSES, FEATURE_NETWORKS[request.param](), 8)
     network.load_frozen(path)
     return network
 
@@ -59,11 +57,11 @@ def test_only_the_heads_are_trained_and_saved(discriminator):
     assert {name.split(".")[0] for name, _ in discriminator.named_parameters()} == {"heads"}
     assert not [name for name in discriminator.state_dict() if name.startswith("features")]
     semantic, fake, real = inputs()
-    fakes, reals = discriminator(semantic, fake.requires_grad_(), real.requires_grad_())
-    sum(discriminator.discriminator_losses(fakes, reals)).backward(retain_graph=True)
+    verdict = discriminator(semantic, fake.requires_grad_(), real.requires_grad_())
+    verdict.discriminator.backward(retain_graph=True)
     assert all(p.grad.norm() > 0 for p in discriminator.parameters() if p.ndim > 1)
     assert real.grad is None
-    (gradient,) = torch.autograd.grad(discriminator.generator_loss(fakes), fake)
+    (gradient,) = torch.autograd.grad(verdict.generator, fake)
     assert gradient.norm() > 0
 
 
@@ -71,9 +69,9 @@ def test_scales_come_from_fine_to_coarse_and_the_map_counts(discriminator):
     semantic, fake, real = inputs()
     discriminator.eval()
     with torch.no_grad():
-        fakes, reals = discriminator(semantic, fake, real)
-        others, _ = discriminator(inputs(1)[0], fake, real)
-        same, _ = discriminator(semantic, real, fake)
+        fakes, reals = discriminator(semantic, fake, real).maps
+        others, _ = discriminator(inputs(1)[0], fake, real).maps
+        same, _ = discriminator(semantic, real, fake).maps
     heights = [maps[-1].shape[2] for maps in fakes]
     assert heights == sorted(heights, reverse=True)
     assert all((a[-1] - b[-1]).abs().max() > 1e-6 for a, b in zip(fakes, others, strict=True))
@@ -119,8 +117,7 @@ def test_color_heads_see_mean_colors_and_how_they_spread(tmp_path):
     """Four images of one colour each, then a fifth alone."""
     path = tmp_path / "features.pth"
     torch.save(nn.Sequential(*squeezenet_layers()[0]).state_dict(), path)
-    section = DiscriminatorSection(kind="projected", ndf=8, features="squeezenet", color_heads=True)
-    network = build_discriminator(CLASSES, section)
+    network = ProjectedDiscriminator(CLASSES, FEATURE_NETWORKS["squeezenet"](), 8, color_heads=True)
     network.load_frozen(path)
     tones = torch.tensor([-0.6, -0.2, 0.2, 0.6, 0.9], dtype=torch.float32)
     images = tones.view(5, 1, 1, 1).expand(5, 3, 64, 96).clone()

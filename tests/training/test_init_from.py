@@ -16,6 +16,7 @@ from spadecli.core.recipe_files import load_recipe
 from spadecli.core.report import Silent
 from spadecli.model.discriminator import Discriminator
 from spadecli.model.init import initialize
+from spadecli.model.segmentation import SegmentationDiscriminator
 from spadecli.model.semantic import SemanticMap
 from spadecli.training.ema import averaged_networks
 from spadecli.training.init_from import open_init
@@ -69,7 +70,8 @@ def same_discriminators(a: Discriminator, b: Discriminator, maps: tuple[Semantic
     random = torch.Generator().manual_seed(1)
     fake, real = torch.rand(2, 1, 3, *maps[0].size, generator=random)
     with torch.no_grad():
-        for x, y in zip(a.eval()(maps[0], fake, real), b.eval()(maps[1], fake, real), strict=True):
+        of_a, of_b = a.eval()(maps[0], fake, real), b.eval()(maps[1], fake, real)
+        for x, y in zip(of_a.maps, of_b.maps, strict=True):
             for xs, ys in zip(x, y, strict=True):
                 for p, q in zip(xs, ys, strict=True):
                     torch.testing.assert_close(p, q, atol=1e-5, rtol=1e-5)
@@ -81,6 +83,38 @@ def test_another_kind_of_discriminator_begins_fresh(tmp_path):
     start = open_init(first.run_dir, recipe)
     assert start.discriminator is None
     assert start.lines(recipe)[0].endswith("generator, encoder (fresh: discriminator)")
+
+
+SEGMENTING = ("discriminator.kind=segmentation", "loss.feature_matching=0")
+
+
+def test_a_discriminator_that_segments_keeps_the_logits_of_its_classes(tmp_path):
+    first = train(options(make_recipe(tmp_path), tmp_path / "runs", *SEGMENTING))
+    recipe = recipe_of(tmp_path, OTHER, *SEGMENTING, "discriminator.label_mix=3")
+    start = open_init(first.run_dir, recipe)
+    assert start.lines(recipe)[:2] == [
+        f"starting from {first.weights}: generator, encoder, discriminator",
+        "classes carried: 2 (door, Wall)",
+    ]
+    trainer = new_trainer(recipe, CPU, start)
+    saved = torch.load(first.run_dir / "state.pt", weights_only=True)["trainer"]["networks"]["discriminator"]
+    old = SegmentationDiscriminator(3, None, 3, 2)
+    old.load_state_dict(saved)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        (before,), (after,) = (network.eval().logits([image]) for network in (old, trainer.discriminator))
+    # wall, window, door, fake -> door, roof, Wall, fake
+    torch.testing.assert_close(after[:, [0, 2, 3]], before[:, [2, 0, 3]])
+    assert (after[:, 1] - before[:, 1]).abs().max() > 1e-4
+
+
+def test_a_discriminator_of_another_depth_begins_fresh(tmp_path):
+    first = train(options(make_recipe(tmp_path), tmp_path / "runs", *SEGMENTING))
+    recipe = recipe_of(tmp_path, *SEGMENTING, "model.size=[64,64]", "data.load_size=[72,80]")
+    start = open_init(first.run_dir, recipe)
+    assert start.lines(recipe)[0].endswith("generator, encoder (fresh: discriminator)")
+    same = recipe_of(tmp_path, *SEGMENTING)
+    assert open_init(first.run_dir, same).lines(same)[0].endswith("generator, encoder, discriminator")
 
 
 def test_a_run_gives_its_discriminator_too(tmp_path):

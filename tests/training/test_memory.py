@@ -35,6 +35,16 @@ def test_the_perceptual_network_counts(tmp_path):
     assert none.activations < vgg16.activations < vgg19.activations
 
 
+def test_memory_counts_the_discriminator_s_own_images(tmp_path):
+    segmenting = ("discriminator.kind=segmentation", "loss.feature_matching=0", "train.batch=8", "discriminator.ndf=8")
+    mixed = estimate_memory(recipe_of(tmp_path, *segmenting))
+    unmixed = estimate_memory(recipe_of(tmp_path, *segmenting, "discriminator.label_mix=0"))
+    generator = estimate_memory(recipe_of(tmp_path, "discriminator.ndf=1", "loss.feature_matching=0", "train.batch=8"))
+    assert mixed.fixed == unmixed.fixed
+    of_two, of_three = (x.activations - generator.activations for x in (unmixed, mixed))
+    assert of_three == pytest.approx(1.5 * of_two, rel=0.1)  # fakes and photos; and mixed images
+
+
 def test_the_advice_fits_into_the_memory(tmp_path):
     recipe, ranks = recipe_of(tmp_path, "train.batch=32"), Ranks(0, 2)
     needed = estimate_memory(recipe, 2)

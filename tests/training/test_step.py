@@ -1,6 +1,7 @@
 """What a training step optimises, held against a step written out plainly (plain_step.py); and that this can fail."""
 
 import json
+import math
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -98,6 +99,8 @@ def batches(recipe: Recipe, count: int = 3) -> list[dict[str, Tensor]]:
             batch["augment"] = torch.rand(size, 8, generator=random)
         if recipe.model.pixel_noise:
             batch["noise_places"] = torch.randint(1000, (size, 2), generator=random)
+        if recipe.discriminator.mixes_labels:
+            batch["from_photo"] = torch.rand(size, recipe.labels.num_classes, generator=random) < 0.5
         if recipe.train.window:
             rows, columns = (slice(n) for n in recipe.train.window)
             batch |= {name: batch[name][:, rows, columns] for name in ("channels", "edges") if name in batch}
@@ -114,6 +117,14 @@ EVERYTHING = {
     "loss.color": 3.0,
     "loss.kl": 0.2,
     "train.accumulate": 2,
+}
+SEGMENTATION = {
+    "discriminator.kind": "segmentation",
+    "discriminator.label_mix": 3.0,
+    "loss.feature_matching": 0.0,
+    "loss.color": 3.0,
+    "model.latent": "encoder",
+    "train.prior_share": 0.25,
 }
 CASES = {
     "map": {},
@@ -191,6 +202,29 @@ CASES = {
         "discriminator.kind": "projected",
         "discriminator.color_heads": True,
     },
+    "segmentation": SEGMENTATION,
+    "segmentation, windows, edges, unknown pixels ignored, parts": SEGMENTATION
+    | {
+        "model.latent": "noise",
+        "train.prior_share": 0.0,
+        "labels.instances": True,
+        "labels.unknown": "door",
+        "loss.ignore_unknown": True,
+        "train.window": [32, 32],
+        "train.window_share": 1.0,
+        "train.accumulate": 2,
+    },
+    "segmentation, augmented, balanced, not mixed": SEGMENTATION
+    | {
+        "discriminator.label_mix": 0.0,
+        "discriminator.augment": "color, translation, cutout",
+        "discriminator.augment_from": 9.0,
+        "loss.balance": {"adversarial": 2.0, "color": 1.0},
+        "labels.unknown": "door",
+    },
+    "segmentation, augmented": SEGMENTATION
+    # begins at once, as the loss is about log(4), that of a guess
+    | {"discriminator.augment": ["translation"], "discriminator.augment_from": 1.001, "train.accumulate": 2},
 }
 
 
@@ -209,9 +243,10 @@ def test_a_step_is_the_plain_one(classifiers, changes):
     assert_same(numbers_of(trainer, 2), plain.numbers(2), TOLERANCE)
 
 
+@pytest.mark.parametrize("changes", [EVERYTHING, SEGMENTATION], ids=["everything", "segmentation"])
 @pytest.mark.parametrize(("precision", "of_gradients", "of_terms"), [("fp32", 5e-3, 1e-3), ("bf16", 0.5, 0.02)])
-def test_a_step_in_less_precision_is_nearly_the_plain_one(classifiers, precision, of_gradients, of_terms):
-    recipe = recipe_with(classifiers, EVERYTHING | {"train.precision": precision})
+def test_a_step_in_less_precision_is_nearly_the_plain_one(classifiers, precision, of_gradients, of_terms, changes):
+    recipe = recipe_with(classifiers, changes | {"train.precision": precision})
     trainer = new_trainer(recipe)
     plain = PlainTraining(trainer)
     batch = batches(recipe)[0]
@@ -361,6 +396,38 @@ def test_a_step_with_a_fault_is_found_out(classifiers, right, monkeypatch, wrong
         assert_same(found, right, TOLERANCE)
 
 
+@pytest.fixture(scope="module")
+def rightly_segmented(classifiers) -> dict[str, Tensor]:
+    recipe = recipe_with(classifiers, SEGMENTED)
+    plain = PlainTraining(new_trainer(recipe))
+    plain.step(batches(recipe)[0], 1.0)
+    return plain.numbers(1)
+
+
+SEGMENTED = SEGMENTATION | {"labels.unknown": "door", "train.accumulate": 2}
+WRONGLY_SEGMENTED = {
+    wrong_steps.weigh_classes_by_their_part_of_the_batch: G,
+    wrong_steps.weigh_classes_alike: D,
+    wrong_steps.judge_unknown_pixels: D,
+    wrong_steps.mix_the_other_way_round: D,
+    wrong_steps.mix_without_borders: D,
+    wrong_steps.let_mixed_logits_teach_nothing: D,
+    wrong_steps.swap_fake_and_class_0: G,
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"), WRONGLY_SEGMENTED.items(), ids=[wrong.__name__ for wrong in WRONGLY_SEGMENTED]
+)
+def test_a_segmenting_step_with_a_fault_is_found_out(classifiers, rightly_segmented, monkeypatch, wrong, where):
+    recipe = recipe_with(classifiers, SEGMENTED)
+    trainer = new_trainer(recipe)
+    wrong(monkeypatch)
+    trainer.step(batches(recipe)[0], 1.0)
+    with pytest.raises(AssertionError, match=where):
+        assert_same(numbers_of(trainer, 1), rightly_segmented, TOLERANCE)
+
+
 def structured(folder: Path, classifiers: Path) -> Path:
     """A recipe of few pairs that can be learned: each class has its colour, one of them stripes."""
     path = make_recipe(folder, "map", pairs=4)
@@ -397,6 +464,32 @@ def assert_learns(folder: Path, classifiers: Path) -> None:
 
 def test_a_short_run_learns(tmp_path, classifiers):
     assert_learns(tmp_path, classifiers)
+
+
+def assert_learns_to_segment(folder: Path, classifiers: Path) -> None:
+    """The discriminator does better than a guess, which loses log(4) twice, and the generator better than at first."""
+    long = ("train.steps=60", "train.log_every=20", "train.checkpoint_every=100", "train.sample_every=100")
+    rates = ("train.lr_g=0.002", "train.lr_d=0.002", "train.decay_from=1", "data.flip=false")
+    kind = ("discriminator.kind=segmentation", "loss.feature_matching=0", "loss.perceptual=0", "loss.color=0")
+    widths = ("model.ngf=4", "discriminator.ndf=4")
+    train(options(structured(folder, classifiers), folder / "runs", *long, *rates, *kind, *widths))
+    rows = [json.loads(line) for line in (folder / "runs" / "tiny" / "stats.jsonl").read_text().splitlines()]
+    first, last = rows[0], rows[-1]
+    assert last["g_hinge"] < 0.95 * first["g_hinge"], f"g_hinge: {first['g_hinge']}, then {last['g_hinge']}"
+    of_d = last["d_fake"] + last["d_real"]
+    assert of_d < 0.9 * 2 * math.log(4), f"loss of the discriminator: {of_d}"
+
+
+def test_a_short_run_learns_to_segment(tmp_path, classifiers):
+    assert_learns_to_segment(tmp_path, classifiers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "where"), [("discriminator", "of the discriminator"), ("generator", "g_hinge")])
+def test_a_short_run_with_a_side_negated_does_not_learn_to_segment(tmp_path, classifiers, monkeypatch, side, where):
+    wrong_steps.negate_a_side_of_segmentation(monkeypatch, side)
+    with pytest.raises(AssertionError, match=where):
+        assert_learns_to_segment(tmp_path, classifiers)
 
 
 @pytest.mark.parametrize(

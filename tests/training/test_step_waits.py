@@ -41,7 +41,11 @@ def unchecked_one_hot(channels, num_classes):
 OPTIONS = ("discriminator.augment=color,translation,cutout", "train.window=[32,32]", "train.window_share=1")
 
 
-@pytest.mark.parametrize("overrides", [(), ("train.accumulate=2",), OPTIONS], ids=["plain", "parts", "options"])
+SEGMENTATION = ("discriminator.kind=segmentation", "loss.feature_matching=0", *OPTIONS[:1])
+CASES = {"plain": (), "parts": ("train.accumulate=2",), "options": OPTIONS, "segmentation": SEGMENTATION}
+
+
+@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
 def test_a_step_reads_no_value(tmp_path, monkeypatch, overrides):
     trainer, batch = trainer_and_batch(tmp_path, "cpu", *overrides)
     trainer.step(batch, 1.0)  # the optimizers make their state
@@ -56,9 +60,10 @@ def test_a_step_reads_no_value(tmp_path, monkeypatch, overrides):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("overrides", [(), SEGMENTATION], ids=["patch", "segmentation"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_step_on_cuda_never_waits(tmp_path, precision):
-    trainer, batch = trainer_and_batch(tmp_path, "cuda", f"train.precision={precision}")
+def test_a_step_on_cuda_never_waits(tmp_path, precision, overrides):
+    trainer, batch = trainer_and_batch(tmp_path, "cuda", f"train.precision={precision}", *overrides)
     pinned = {name: value.pin_memory() for name, value in batch.items()}
     trainer.step(pinned, 1.0)
     torch.cuda.set_sync_debug_mode("error")

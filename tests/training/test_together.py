@@ -73,6 +73,21 @@ def test_any_number_of_processes_trains_the_same(tmp_path, latent, accumulate, s
         assert rows_of(tmp_path / str(size)) == pytest.approx(rows_of(tmp_path / "1"), rel=1e-5)
 
 
+SEGMENTED = ("discriminator.kind=segmentation", "loss.feature_matching=0")
+
+
+def test_classes_are_weighed_by_the_whole_batch(tmp_path):
+    """Of all processes and micro-batches: photos of one class each would have a loss of their own by themselves."""
+    recipe = make_recipe(tmp_path, pairs=9, scale=2)
+    overrides = (*LONG, *SEGMENTED, "train.precision=fp64", "model.norm=instance", "train.steps=5")
+    train(options(recipe, tmp_path / "whole", *overrides))
+    train(options(recipe, tmp_path / "parts", *overrides, "train.accumulate=2"))
+    succeed(2, tmp_path, train, options(recipe, tmp_path / "2", *overrides, "train.accumulate=2"))
+    for other in ("parts", "2"):
+        assert largest_difference(tmp_path / "whole", tmp_path / other) < 1e-8
+        assert rows_of(tmp_path / other) == pytest.approx(rows_of(tmp_path / "whole"), rel=1e-5)
+
+
 def parameter(name: str) -> bool:
     """Whether it is trained, and no bias before a norm."""
     others = ("weight_u", "weight_v", "running_mean", "running_var", "num_batches_tracked")

@@ -21,6 +21,7 @@ from spadecli.windows.collate import CollateWindows
 
 WINDOWS = ("train.window=[32,32]", "train.window_share=0.6")
 AUGMENTED = ("discriminator.augment=color,translation,cutout", "discriminator.augment_from=9")
+SEGMENTED = ("discriminator.kind=segmentation", "loss.feature_matching=0")
 
 
 def recipe_of(folder, *overrides, **more):
@@ -84,7 +85,7 @@ def test_a_window_of_the_whole_size_changes_nothing(tmp_path, latent):
     assert_same_weights(*(RunFolder(tmp_path / name / "tiny").weights_path for name in ("plain", "windows")))
 
 
-@pytest.mark.parametrize("changes", [WINDOWS, AUGMENTED], ids=["windows", "augmented"])
+@pytest.mark.parametrize("changes", [WINDOWS, AUGMENTED, SEGMENTED], ids=["windows", "augmented", "segmented"])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, changes):
     path = make_recipe(tmp_path, scale=2, instances=True)
     whole = train(options(path, tmp_path / "whole", *changes))

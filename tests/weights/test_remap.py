@@ -9,6 +9,7 @@ from spadecli.core.recipe import DiscriminatorSection
 from spadecli.model.discriminator import Discriminator
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
+from spadecli.model.segmentation import SegmentationDiscriminator
 from spadecli.model.semantic import SemanticMap
 from spadecli.weights.remap import differences, discriminator_places, generator_places, match_classes, remap_classes
 
@@ -91,12 +92,34 @@ def test_the_discriminator_s_function_stays_on_carried_classes(space):
     fake, real = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     old_map, new_map = semantic_pair(new)
     with torch.no_grad():
-        pairs = zip(before(old_map, fake, real), after(new_map, fake, real), strict=True)
+        pairs = zip(before(old_map, fake, real).maps, after(new_map, fake, real).maps, strict=True)
         for old_scales, new_scales in pairs:
             for old_maps, new_maps in zip(old_scales, new_scales, strict=True):
                 for a, b in zip(old_maps, new_maps, strict=True):
                     assert a.std() > 0
                     torch.testing.assert_close(b, a, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_logits_of_carried_classes_stay(space):
+    """With or without an edge channel, which is none of the classes."""
+    new, transfer = SPACES[space], match_classes(OLD, SPACES[space])
+    before, after = (SegmentationDiscriminator(s.num_classes, None, 3, 2) for s in (OLD, new))
+    varied(before, 2)
+    fresh(after)
+    of_new = after.head.weight.detach().clone()
+    channels = OLD.semantic_channels, new.semantic_channels
+    state = remap_classes(before.state_dict(), after.state_dict(), discriminator_places(after), channels, transfer)
+    after.load_state_dict(state)
+    pairs = [(a, b) for a, b in transfer.carried if a < OLD.num_classes] + [(OLD.num_classes, new.num_classes)]
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    with torch.no_grad():
+        (old_logits,), (new_logits,) = (network.double().logits([image]) for network in (before, after))
+    for a, b in pairs:
+        torch.testing.assert_close(new_logits[:, b], old_logits[:, a])
+    others = [b for b in range(new.num_classes) if b not in {b for _, b in pairs}]
+    assert len(others) == len([name for name in transfer.new if name != "(instance edges)"])
+    assert torch.equal(after.head.weight[others].float(), of_new[others])
 
 
 def test_new_classes_are_as_large_as_trained_ones():
