@@ -162,7 +162,8 @@ class TrainSection(_Section):
     max_grad_norm: clip the gradients of each optimizer to this norm; 0 clips nothing, as in the paper.
     ema_decay: decay of the exponential moving average of the weights, which is what a run exports.
     precision: "fp32", IEEE on a GPU too; "tf32", products with factors rounded to 10 bits; "bf16", convolutions in
-        bfloat16; "fp64", for verification.
+        bfloat16; "fp64", for verification; "auto", the faster of fp32 and bf16 on this machine. A run goes on with what
+        it began with; its run.json and the card of its weights say which.
     modulation: how SPADE layers compute gamma and beta: "plain" by convolutions, "fast" once per distinct label
         window, "auto" by the cheaper of the two on a CPU and by convolutions on CUDA.
     seed: seed of the initial weights, the order of the pairs, the crops and the noise.
@@ -190,7 +191,7 @@ class TrainSection(_Section):
     window_share: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    precision: Literal["fp32", "tf32", "bf16", "fp64"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp64"] = "fp32"
     modulation: Literal["auto", "plain", "fast"] = "auto"
     seed: int = Field(0, ge=0, lt=2**63)
     num_workers: int = Field(2, ge=0, le=256)
@@ -265,6 +266,12 @@ class Recipe(_Section):
     @classmethod
     def _crop_fits(cls, tree: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
         return check_all(cls, tree, check, cls._contradictions)
+
+    def with_precision(self, precision: Literal["fp32", "bf16"] | None) -> Recipe:
+        """Return the recipe with what was taken for ``train.precision = "auto"``; a precision it names stays."""
+        if self.train.precision != "auto" or precision is None:
+            return self
+        return self.model_copy(update={"train": self.train.model_copy(update={"precision": precision})})
 
     @classmethod
     def _contradictions(cls, tree: dict[str, Any]) -> list[str]:

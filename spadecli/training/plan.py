@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..compute.devices import device_of_rank
+from ..compute.precision import PrecisionChoice, choose_precision
 from ..core.errors import UserError
 from ..core.ranks import Ranks, check_split
 from ..core.report import Report, Silent
@@ -37,7 +38,8 @@ class TrainPlan:
     settings: (key, value, source) of every value. batch: how it is split over processes. missing: one line that says
     why the data cannot be read, or "".
     validation: names of the pairs kept out of training for validation. held_out: number of pairs in data.holdout.
-    notes: what --init carries over. warnings: problems of the data that do not prevent training.
+    notes: what --init carries over, and what ``train.precision = "auto"`` takes.
+    warnings: problems of the data that do not prevent training.
     """
 
     run_dir: Path
@@ -67,12 +69,12 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
     check_split(recipe.train.batch, recipe.train.accumulate, ranks.size)
     check_prior_share(recipe, ranks.size)
     run = run_folder(options, recipe)
-    device_of_rank(options.device, ranks)
+    device = device_of_rank(options.device, ranks)
     if options.tensorboard:
         check_tensorboard()
     check_validation(recipe, options.device)
     start = open_init(options.init, recipe, options.init_labels) if options.init else None
-    pairs, steps, missing = None, recipe.train.steps, ""
+    pairs, steps, missing, precision = None, recipe.train.steps, "", None
     validation: tuple[str, ...] = ()
     held_out, unseen = 0, ""
     try:
@@ -87,7 +89,13 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
         split = split_pairs(names, recipe)
         validation, held_out = tuple(names[i] for i in split.validation), len(split.held_out)
         unseen = never_seen(unseen_classes(dataset, indices))
-        steps = run_record(run, resolved, options, dataset.packed.sha256, pairs).steps
+        record = run_record(run, resolved, options, dataset.packed.sha256, pairs)
+        steps, precision = record.steps, record.precision
+    notes = list(start.lines(recipe)) if start else []
+    if recipe.train.precision == "auto":
+        choice = choose_precision(device) if precision is None else PrecisionChoice(precision, "as the run began")
+        notes.append(choice.line)
+        recipe = recipe.with_precision(choice.precision)
     return TrainPlan(
         run_dir=run.path,
         origin=resolved.origin,
@@ -101,6 +109,6 @@ def plan_training(options: TrainOptions, report: Report | None = None) -> TrainP
         missing=missing,
         validation=validation,
         held_out=held_out,
-        notes=tuple(start.lines(recipe)) if start else (),
+        notes=tuple(notes),
         warnings=(unseen,) if unseen else (),
     )

@@ -241,7 +241,7 @@ def _tensorboard(run_dir: Path) -> Any:
 
 def run_card(recipe: Recipe, record: RunRecord, step: int, seconds: float, trainer: Trainer, num_samples: int) -> Card:
     """Build the card of the run's weights. Paths are cut to file names, as folders mean nothing elsewhere."""
-    plain = recipe.model_dump(mode="json")
+    plain = record.recipe.model_dump(mode="json")
     for key in ("photos", "masks", "instances", "outside", "packed"):
         plain["data"][key] = Path(plain["data"][key]).name
     plain["loss"]["perceptual_weights"] = Path(plain["loss"]["perceptual_weights"]).name
@@ -264,6 +264,7 @@ def run_card(recipe: Recipe, record: RunRecord, step: int, seconds: float, train
             "of_steps": record.steps,
             "images": step * recipe.train.batch,
             "seconds": round(seconds, 1),
+            "precision": recipe.train.precision,
             "hardware": hardware_name(trainer.device),
             "processes": trainer.processes.ranks.size,
             "torch": torch.__version__,

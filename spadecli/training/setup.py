@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ..compute.precision import choose_precision
 from ..core.errors import BackendUnavailable, UserError
 from ..core.ranks import Ranks
 from ..core.recipe import Recipe
@@ -110,6 +111,15 @@ def run_record(
             hint=f"train under another name (--set name=NEW), or {away}",
         )
     return old
+
+
+def settle_precision(record: RunRecord, device: torch.device, report: Report) -> RunRecord:
+    """Return the record of a run with what it takes for ``train.precision = "auto"``: once, so that it stays so."""
+    if record.recipe.train.precision != "auto" or record.precision is not None:
+        return record
+    choice = choose_precision(device)
+    report.note(choice.line)
+    return record.model_copy(update={"precision": choice.precision})
 
 
 def new_trainer(recipe: Recipe, device: torch.device, start: InitWeights | None) -> Trainer:

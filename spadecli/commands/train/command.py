@@ -34,6 +34,7 @@ from ...training.setup import (
     resolve_recipe,
     run_folder,
     run_record,
+    settle_precision,
 )
 from ...training.step import Trainer
 from ...training.validate import Validator
@@ -108,6 +109,8 @@ def _train_on(
     # From where, and with what beside it. What the main process alone starts from and validates with is not sent.
     folder = on_main_broadcast(run_folder, options, recipe)
     record = on_main_broadcast(run_record, folder, resolved, options, dataset.packed.sha256, len(indices))
+    record = on_main_broadcast(settle_precision, record, device, report)
+    recipe = record.trained_recipe
     on_all(fetch_perceptual, recipe, processes.ranks, report)
     init = on_main(_init_of, options, recipe, folder)
     on_main(_say_what_is_known, recipe, dataset, indices, init, folder, report)
@@ -202,7 +205,9 @@ def _begin(
     processes.on_main(_check_begun_from, folder, record, init)
 
     def fresh() -> Trainer:
-        trainer = processes.on_all(new_trainer, record.recipe, device, init)  # the others get the main process's
+        trainer = processes.on_all(
+            new_trainer, record.trained_recipe, device, init
+        )  # the others get the main process's
         trainer.distribute(processes)
         return trainer
 
