@@ -273,6 +273,7 @@ class Recipe(_Section):
 
     name: name of the run and of its folder. description: text for the card of the weights.
     labels: see :class:`.labelspace.LabelSpace`. model: see :class:`.architecture.Architecture`.
+    stage: the stages of the run; without any it is a single one.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -89,7 +89,8 @@ class TrainingRun:
             ):
                 for batch in self._batches(step):
                     # One step.
-                    with memory_advice(self.trainer.recipe, self.trainer.device, self.processes.ranks):
+                    staged = self.stage.of > 1
+                    with memory_advice(self.trainer.recipe, self.trainer.device, self.processes.ranks, staged):
                         self.trainer.step(batch, lr_scale(step / self.steps, train.decay_from))
                     step += 1
                     bar.advance()

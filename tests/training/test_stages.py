@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch._dynamo  # steps import it, which takes a second: once here, not in every forked process
 from networks import visible
+from PIL import Image
 from tiny_training import assert_same_weights, make_recipe, options
 from together import succeed
 
@@ -27,6 +29,7 @@ from spadecli.training.plan import plan_training
 from spadecli.training.run import TrainingRun, training_loader
 from spadecli.training.stages import carry_over
 from spadecli.training.step import Trainer
+from spadecli.training.validate import Validator
 from spadecli.weights.file import load_weights, read_card
 
 STAGES = """
@@ -348,11 +351,33 @@ def test_weights_sheets_and_card_are_those_of_the_stage(tmp_path):
     assert [stage["steps"] for stage in card.recipe["stage"]] == [3, 2, 2]
     assert [stage["steps"] for stage in card.training["stages"]] == [3, 2, 2]
     assert card.training["images"] == 20
-    from PIL import Image
-
     heights = [Image.open(p).height for p in sorted((last.run_dir / "samples").iterdir())]
     rows = 4  # pairs, with gaps of 4 pixels between
     assert heights == [rows * side + (rows - 1) * 4 for side in (32, 32, 64, 64)]
+
+
+def test_validation_is_at_the_size_of_the_stage_and_best_begins_anew_with_it(tmp_path, monkeypatch):
+    distances = iter([1.0, 2.0, 5.0, 4.0])
+    monkeypatch.setattr(TrainingRun, "_draw", lambda *args: None)
+    monkeypatch.setattr("spadecli.training.validate._extractor", lambda *args: SimpleNamespace(frechet_name="distance"))
+    monkeypatch.setattr(Validator, "_photo_features", lambda self, extractor: None)
+    monkeypatch.setattr(Validator, "_measure", lambda self, generator: (next(distances), None))
+    path = staged(tmp_path, "[[stage]]\nsteps=2\nsize=[32,32]\n[[stage]]\nsteps=2")
+    what = options(path, tmp_path / "runs", "validation.every=1", "validation.pairs=2", max_minutes=0)
+    run = train(what)
+    assert read_card(run.best).architecture.size == (32, 32)
+    for _ in range(2):
+        run = train(what)
+    rows = [json.loads(line) for line in (run.run_dir / "validation.jsonl").read_text().splitlines()]
+    assert [(row["size"], row["is_best"]) for row in rows] == [
+        ([32, 32], True),
+        ([32, 32], False),
+        ([64, 64], True),
+    ]
+    assert train(replace(what, max_minutes=None)).finished
+    assert read_card(run.best).training["steps"] == 4
+    heights = [Image.open(p).height for p in sorted((run.run_dir / "samples").glob("validation_*.png"))]
+    assert heights == [2 * side + 4 for side in (32, 32, 64, 64)]
 
 
 def test_a_fitted_run_times_every_stage_and_keeps_their_shares(tmp_path, monkeypatch):
@@ -399,6 +424,16 @@ def test_the_command_shows_the_stages(tmp_path, quick_memory):
     assert "stage 1 of 3: 32x32, batch 4, steps 0 to 3" in text
     stages = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["stages"]
     assert stages[1] == {"size": [64, 64], "batch": 2, "first": 3, "end": 5}
+
+
+def test_running_out_of_memory_names_the_batch_of_the_stage(tmp_path, monkeypatch):
+    def too_large(self, batch, scale):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Trainer, "step", too_large)
+    with pytest.raises(UserError, match="size 32x32, fp32: 4 at a time") as e:
+        train(options(staged(tmp_path), tmp_path / "runs"))
+    assert "batch = 3 in this [[stage]] trains on smaller batches" in e.value.hint
 
 
 def train_and_tell(what, folder) -> None:
