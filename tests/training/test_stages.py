@@ -331,10 +331,12 @@ def test_a_run_killed_after_a_boundary_resumes_from_it(tmp_path, monkeypatch):
     assert_same_weights(whole.weights, train(options(path, tmp_path / "killed", *overrides)).weights)
 
 
-def test_learning_rates_fall_over_the_whole_run(tmp_path, monkeypatch):
-    scales = []
+def test_learning_rates_and_order_of_the_pairs_are_those_of_the_whole_run(tmp_path, monkeypatch):
+    scales, keys, item = [], [], TrainingSet.__getitem__
     monkeypatch.setattr(Trainer, "step", lambda self, batch, scale: scales.append(scale))
+    monkeypatch.setattr(TrainingSet, "__getitem__", lambda self, key: keys.append(key[:2]) or item(self, key))
     train(options(staged(tmp_path), tmp_path / "runs", "train.decay_from=0"))
+    assert keys == [key for batch in StepSampler([0, 1, 2, 4], 1, 0, 0, 20) for key in batch]
     np.testing.assert_allclose(scales, 1 - np.arange(7) / 7)
 
 
@@ -437,12 +439,13 @@ def test_running_out_of_memory_names_the_batch_of_the_stage(tmp_path, monkeypatc
 
 
 def train_and_tell(what, folder) -> None:
-    """Train, and write the last trainer's state."""
+    """Train, and write the last trainer's state, and with how many it shares its batches."""
     run = TrainingRun.run
 
     def watched(self, *args):
         found = run(self, *args)
-        torch.save(self.trainer.state_dict(), folder / f"rank_{self.processes.ranks.rank}.pt")
+        shared = {"state": self.trainer.state_dict(), "processes": self.trainer.processes.ranks.size}
+        torch.save(shared, folder / f"rank_{self.processes.ranks.rank}.pt")
         return found
 
     TrainingRun.run = watched
@@ -462,5 +465,7 @@ def test_two_processes_train_like_one(tmp_path, monkeypatch):
     for one, two in zip(*rows, strict=True):
         for name in ("g_hinge", "d_real", "feature_matching", "kl", "g_norm"):
             np.testing.assert_allclose(one[name], two[name], 1e-5)
-    first, second = (torch.load(tmp_path / f"rank_{rank}.pt")["networks"]["generator"] for rank in range(2))
+    ends = [torch.load(tmp_path / f"rank_{rank}.pt") for rank in range(2)]
+    assert [end["processes"] for end in ends] == [2, 2]
+    first, second = (end["state"]["networks"]["generator"] for end in ends)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
