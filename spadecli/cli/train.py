@@ -138,6 +138,10 @@ def _show_plan(plan: TrainPlan, ui: UI) -> None:
         "pairs": plan.pairs,
         "steps": plan.steps,
         "steps_per_epoch": plan.steps_per_epoch,
+        "stages": [
+            {"size": list(stage.size), "batch": stage.batch, "first": stage.first, "end": stage.end}
+            for stage in plan.stages
+        ],
         "validation": list(plan.validation),
         "held_out": plan.held_out,
         "notes": list(plan.notes),
@@ -150,8 +154,11 @@ def _show_plan(plan: TrainPlan, ui: UI) -> None:
     lines = [
         f"parameters: {counts}",
         f"memory, about: {plan.memory.total / 2**30:.1f} GiB ({parts}); train.batch changes the activations",
+        *(stage.line for stage in plan.stages),
     ]
-    if not plan.batch.isdigit():
+    if plan.stages:
+        lines[1] += "; that of the largest stage"
+    if "(" in plan.batch:
         lines.append(f"batch: {plan.batch}; memory is that of one process")
     if plan.steps_per_epoch is not None:
         held = f"; {plan.held_out} held out" * bool(plan.held_out)

@@ -160,4 +160,6 @@ def _show_plan(plan: SegmenterPlan, minutes: float, ui: UI) -> None:
         f"{len(plan.unseen)} to score on: {plan.unseen_are}",
         f"would train {length} into {plan.run_dir}",
     ]
+    if plan.precision_line:
+        lines.append(plan.precision_line)
     ui.result(data, lines)

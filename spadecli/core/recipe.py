@@ -5,7 +5,6 @@ The docstrings of the sections are the reference of every recipe key. recipe_fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -18,8 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from .architecture import UPSAMPLES, Architecture
+from .architecture import Architecture
 from .labelspace import LabelSpace
+from .recipe_checks import stage_problems, stages_in, table_of, window_problems, with_steps_of_stages
 from .schema import as_size, check_all
 
 OUTSIDE_FOUND = "auto"  # data.outside without a folder
@@ -177,7 +177,7 @@ class TrainSection(_Section):
     batch: images per step, over all processes together.
     accumulate: micro-batches per step, for less memory. Losses and gradients remain means over the whole batch; batch
         norm sees the statistics of a micro-batch and updates its running averages with each one.
-    steps, epochs: length of the run; give exactly one of them.
+    steps, epochs: length of the run; give exactly one of them, or neither with stages, whose steps add up.
     decay_from: fraction of the run after which the learning rates fall linearly to 0.
     lr_g, lr_d: learning rates of the generator (with the encoder) and of the discriminator.
     beta1, beta2: decay rates of Adam's moments.
@@ -194,7 +194,8 @@ class TrainSection(_Section):
     max_grad_norm: clip the gradients of each optimizer to this norm; 0 clips nothing, as in the paper.
     ema_decay: decay of the exponential moving average of the weights, which is what a run exports.
     precision: "fp32", IEEE on a GPU too; "tf32", products with factors rounded to 10 bits; "bf16", convolutions in
-        bfloat16; "fp64", for verification.
+        bfloat16; "fp64", for verification; "auto", the faster of fp32 and bf16 on this machine. A run goes on with what
+        it began with; its run.json and the card of its weights say which.
     modulation: how SPADE layers compute gamma and beta: "plain" by convolutions, "fast" once per distinct label
         window, "auto" by the cheaper of the two on a CPU and by convolutions on CUDA.
     seed: seed of the initial weights, the order of the pairs, the crops and the noise.
@@ -223,7 +224,7 @@ class TrainSection(_Section):
     window_share: float = Field(0.0, ge=0, le=1)
     max_grad_norm: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    precision: Literal["fp32", "tf32", "bf16", "fp64"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp64"] = "fp32"
     modulation: Literal["auto", "plain", "fast"] = "auto"
     seed: int = Field(0, ge=0, lt=2**63)
     num_workers: int = Field(2, ge=0, le=256)
@@ -245,6 +246,29 @@ class TrainSection(_Section):
             return problems
 
         return check_all(cls, tree, check, contradictions)
+
+
+class StageSection(_Section):
+    """``[[stage]]``: a part of the run with settings of its own, such as smaller images. Stages follow each other.
+
+    Networks, their averages and the optimizers' moments are carried over from stage to stage. The generator's first
+    linear layer depends on the size: its start grid is resized, and its moments start anew. Learning rates fall as
+    train.decay_from says, over the whole run.
+
+    steps: length of the stage. train.steps is the sum of all stages.
+    size: (height, width) of the images in this stage: crops of model.size, reduced. It has the aspect ratio of
+        model.size, which it cannot exceed and which the last stage ends with. Default: model.size.
+    batch, window, window_share, lr_g, lr_d, prior_share: as in ``[train]``, which holds where a stage gives none.
+    """
+
+    steps: int = Field(ge=1)
+    size: tuple[int, int] | None = None
+    batch: int | None = Field(None, ge=1)
+    window: tuple[int, int] | None = None
+    window_share: float | None = Field(None, ge=0, le=1)
+    lr_g: float | None = Field(None, gt=0)
+    lr_d: float | None = Field(None, gt=0)
+    prior_share: float | None = Field(None, ge=0, lt=1)
 
 
 class ValidationSection(_Section):
@@ -282,6 +306,7 @@ class Recipe(_Section):
 
     name: name of the run and of its folder. description: text for the card of the weights.
     labels: see :class:`.labelspace.LabelSpace`. model: see :class:`.architecture.Architecture`.
+    stage: the stages of the run; without any it is a single one.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -292,31 +317,39 @@ class Recipe(_Section):
     discriminator: DiscriminatorSection = DiscriminatorSection()
     loss: LossSection = LossSection()
     train: TrainSection
+    stage: tuple[StageSection, ...] = ()
     validation: ValidationSection = ValidationSection()
 
     @model_validator(mode="wrap")
     @classmethod
     def _crop_fits(cls, tree: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        return check_all(cls, tree, check, cls._contradictions)
+        return check_all(cls, with_steps_of_stages(tree), check, cls._contradictions)
+
+    def with_precision(self, precision: Literal["fp32", "bf16"] | None) -> Recipe:
+        """Return the recipe with what was taken for ``train.precision = "auto"``; a precision it names stays."""
+        if self.train.precision != "auto" or precision is None:
+            return self
+        return self.model_copy(update={"train": self.train.model_copy(update={"precision": precision})})
 
     @classmethod
     def _contradictions(cls, tree: dict[str, Any]) -> list[str]:
-        def size_of(section: str, key: str, default: Any) -> tuple[int, int] | None:
-            table = tree.get(section, {})
-            return as_size(table.get(key, default)) if isinstance(table, dict) else None
-
         def value_of(section: str, key: str) -> Any:
-            table = tree.get(section, {})
-            return table.get(key) if isinstance(table, dict) else None
+            return table_of(tree, section).get(key)
 
         problems = []
-        load = size_of("data", "load_size", DataSection.model_fields["load_size"].default)
-        size = size_of("model", "size", Architecture.model_fields["size"].default)
+        load = as_size(table_of(tree, "data").get("load_size", DataSection.model_fields["load_size"].default))
+        size = as_size(table_of(tree, "model").get("size", Architecture.model_fields["size"].default))
         if load and size and (load[0] < size[0] or load[1] < size[1]):
             problems.append(f"data.load_size {list(load)} is smaller than model.size {list(size)}")
-        problems += _window_problems(value_of("train", "window"), value_of("train", "window_share"), size, tree)
-        if value_of("train", "prior_share") and value_of("model", "latent") != "encoder":
-            problems.append('train.prior_share needs model.latent = "encoder": without one every z is from the prior')
+        stages = stages_in(tree)
+        problems += stage_problems(stages, size, tree)
+        for where, own in [(f"stage.{i}", stage) for i, stage in enumerate(stages)] or [("train", {})]:
+            train = {**table_of(tree, "train"), **own}
+            seen = as_size(train.get("size", size))
+            problems += window_problems(train.get("window"), train.get("window_share"), seen, where, tree)
+            if train.get("prior_share") and value_of("model", "latent") != "encoder":
+                needed = 'needs model.latent = "encoder": without one every z is from the prior'
+                problems.append(f"{where}.prior_share {needed}")
         if value_of("discriminator", "kind") == "segmentation" and value_of("loss", "feature_matching") != 0:
             problems.append(
                 'discriminator.kind = "segmentation" has no feature maps to match: set loss.feature_matching = 0'
@@ -325,17 +358,3 @@ class Recipe(_Section):
             needing = (("data", "outside"), ("loss", "ignore_unknown"))
             problems += [f"{a}.{b} needs a class that labels.unknown names" for a, b in needing if value_of(a, b)]
         return problems
-
-
-def _window_problems(given: Any, share: Any, size: tuple[int, int] | None, tree: Mapping[str, Any]) -> list[str]:
-    """What is wrong with train.window, given the size of the images."""
-    if given is None:
-        return ["train.window_share needs a train.window"] if share else []
-    window, model = as_size(given), tree.get("model", {})
-    name = model.get("upsampling", "normal") if isinstance(model, dict) else None
-    if window is None or size is None or name not in UPSAMPLES:
-        return []
-    stride = 1 << UPSAMPLES[name]
-    if all(stride <= w <= s and w % stride == 0 for w, s in zip(window, size, strict=True)):
-        return []
-    return [f"train.window {list(window)}: expected multiples of {stride}, at most model.size {list(size)}"]

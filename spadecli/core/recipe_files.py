@@ -102,7 +102,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Resolved:
             sources = {k: v for k, v in sources.items() if not k.startswith(f"{key}.")} | {key: "--set"}
         except KeyError as e:
             problems.append(f"--set {text}: {e.args[0]} is a value, not a section")
-    _drop_other_length(tree, {key for key, source in sources.items() if source == "--set"})
+    _drop_other_length(tree, {key for key, source in sources.items() if source == "--set"}, tree.get("stage"))
     recipe = None
     try:
         recipe = Recipe.model_validate(tree)
@@ -130,7 +130,7 @@ def _read_tree(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any]
     beside = path.parent / base
     below, base_sources = _read_tree(beside if beside.is_file() else find_recipe(base), (*above, path.resolve()))
     below.pop("name", None)
-    _drop_other_length(below, sources)
+    _drop_other_length(below, sources, tree.get("stage"))
     merged = _merge(below, tree)
     return merged, {key: sources.get(key) or base_sources[key] for key, _ in _leaves(merged)}
 
@@ -144,9 +144,15 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _drop_other_length(tree: dict[str, Any], newer: Collection[str]) -> None:
-    """Steps and epochs exclude each other: if one is newly given, drop the inherited other one."""
+def _drop_other_length(tree: dict[str, Any], newer: Collection[str], stages: Any) -> None:
+    """Steps, epochs and stages exclude each other: if one is newly given, drop inherited steps and epochs.
+
+    Inherited stages are more than a length, and are not dropped.
+    """
     train = tree.get("train")
+    if "stage" in newer and stages and isinstance(train, dict):
+        for key in {"train.steps", "train.epochs"} - set(newer):
+            train.pop(key.removeprefix("train."), None)
     for given, other in (("train.steps", "train.epochs"), ("train.epochs", "train.steps")):
         if given in newer and other not in newer and isinstance(train, dict):
             train.pop(other.removeprefix("train."), None)

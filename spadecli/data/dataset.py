@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +15,18 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from ..core.recipe import AUGMENT_NUMBERS, Recipe
+from ..core.sizes import Size
 from .edges import instance_edges
+from .masks import resize_codes
 from .packed import Packed
+from .shrink import shrink_edges, shrink_photo
 
 Key = tuple[int, ...]  # (epoch, index into the packed file), and for a window of the image its first row and column
 Batch = dict[str, torch.Tensor]
 
 
-class CenteredPair(NamedTuple):
-    """A pair without augmentation: codes and channels uint8 [H,W], edges uint8 [H,W] or None, photo uint8 [H,W,3]."""
+class Pair(NamedTuple):
+    """A crop of a pair: codes and channels uint8 [H,W], edges uint8 [H,W] or None, photo uint8 [H,W,3]."""
 
     codes: NDArray[np.uint8]
     channels: NDArray[np.uint8]
@@ -33,17 +37,20 @@ class CenteredPair(NamedTuple):
 class TrainingSet(Dataset[Batch]):
     """Random crops and flips of packed pairs, with the noise of the latent.
 
+    crop: (height, width) of the crops, which are reduced to model.size if that is smaller; None is model.size.
+
     An item has channels uint8 [H,W], edges uint8 [H,W] (if the label space has instances), photo uint8 [3,H,W] and eps
-    float32 [Z]. Edges are computed after crop and flip. Where training is on windows, channels and edges are those of
-    the window, and ``at`` int64 [2] is its first row and column in the photo. ``augment`` float32 [AUGMENT_NUMBERS], if
-    the recipe augments, are the numbers in [0,1) that model/augment.py works with. ``noise_places`` int64 [2], if the
-    model adds pixel noise, is where an image's noise begins (see model/pixel_noise.py). ``from_photo`` bool
-    [num_classes], if the discriminator mixes labels, are the classes that model/segmentation.py takes from the photo.
+    float32 [Z]. Edges are computed after crop and flip, and before crops are reduced. Where training is on windows,
+    channels and edges are those of the window, and ``at`` int64 [2] is its first row and column in the photo.
+    ``augment`` float32 [AUGMENT_NUMBERS], if the recipe augments, are the numbers in [0,1) that model/augment.py works
+    with. ``noise_places`` int64 [2], if the model adds pixel noise, is where an image's noise begins (see
+    model/pixel_noise.py). ``from_photo`` bool [num_classes], if the discriminator mixes labels, are the classes that
+    model/segmentation.py takes from the photo.
     """
 
-    def __init__(self, path: Path, recipe: Recipe) -> None:
+    def __init__(self, path: Path, recipe: Recipe, crop: Size | None = None) -> None:
         self.packed = Packed(path)
-        self.recipe = recipe
+        self.recipe, self.crop = recipe, crop or recipe.model.size
         self._channel_of = recipe.labels.code_to_channel.astype(np.uint8)
 
     def __getitem__(self, key: Key) -> Batch:
@@ -51,16 +58,15 @@ class TrainingSet(Dataset[Batch]):
         epoch, index, *at = key
         train = self.recipe.train
         random = np.random.default_rng((train.seed, epoch, index))
-        codes, instances, photo = self.packed.get(index)
-        window = self._window(random)
+        pair = self._pair(index, self._window(random))
         eps = random.standard_normal(self.recipe.model.z_dim, dtype=np.float32)
         item: dict[str, NDArray[Any]] = {
-            "channels": self._channel_of[codes[window]],
-            "photo": photo[window].transpose(2, 0, 1),
+            "channels": pair.channels,
+            "photo": pair.photo.transpose(2, 0, 1),
             "eps": eps,
         }
-        if self.recipe.labels.instances and instances is not None:
-            item["edges"] = instance_edges(instances[window])
+        if pair.edges is not None:
+            item["edges"] = pair.edges
         if at and train.window:
             rows, columns = (slice(i, i + n) for i, n in zip(at, train.window, strict=True))
             item |= {name: item[name][rows, columns] for name in ("channels", "edges") if name in item}
@@ -76,24 +82,36 @@ class TrainingSet(Dataset[Batch]):
             item["from_photo"] = sides.random(self.recipe.labels.num_classes) < 0.5
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in item.items()}
 
-    def centre(self, index: int) -> CenteredPair:
+    def centre(self, index: int) -> Pair:
         """Return the centre crop of a pair, of the model's size and never flipped."""
-        codes, instances, photo = self.packed.get(index)
-        h, w = self.recipe.model.size
-        top, left = (codes.shape[0] - h) // 2, (codes.shape[1] - w) // 2
-        window = (slice(top, top + h), slice(left, left + w))
-        edges = None
-        if self.recipe.labels.instances and instances is not None:
-            edges = instance_edges(instances[window])
-        return CenteredPair(codes[window], self._channel_of[codes[window]], edges, photo[window])
+        h, w = self.crop
+        top, left = ((loaded - side) // 2 for loaded, side in zip(self.packed.size, self.crop, strict=True))
+        return self._pair(index, (slice(top, top + h), slice(left, left + w)))
+
+    def at_size_of(self, recipe: Recipe) -> TrainingSet:
+        """Return the same crops of the same pairs, reduced to the model.size of a stage's ``recipe``."""
+        other = copy(self)
+        other.recipe = recipe
+        return other
 
     def channels(self, index: int) -> NDArray[np.uint8]:
         """Return the class channels of a whole packed mask, uint8 [H,W]."""
         return self._channel_of[self.packed.get(index)[0]]
 
+    def _pair(self, index: int, window: tuple[slice, slice]) -> Pair:
+        """Cut a pair, flipped if ``window`` is, and reduce it to the model's size."""
+        codes, instances, photo = self.packed.get(index)
+        codes, photo, edges, size = codes[window], photo[window], None, self.recipe.model.size
+        if self.recipe.labels.instances and instances is not None:
+            edges = instance_edges(instances[window])
+        if size != self.crop:
+            codes, photo = resize_codes(codes, size), shrink_photo(photo, size)
+            edges = None if edges is None else shrink_edges(edges, size)
+        return Pair(codes, self._channel_of[codes], edges, photo)
+
     def _window(self, random: np.random.Generator) -> tuple[slice, slice]:
         """Draw one crop and flip for mask, instances and photo alike."""
-        (loaded_h, loaded_w), (h, w) = self.packed.size, self.recipe.model.size
+        (loaded_h, loaded_w), (h, w) = self.packed.size, self.crop
         top, left = int(random.integers(loaded_h - h + 1)), int(random.integers(loaded_w - w + 1))
         rows, columns = slice(top, top + h), slice(left, left + w)
         if self.recipe.data.flip and random.random() < 0.5:
@@ -145,6 +163,7 @@ class StepSampler(Sampler[list[Key]]):
     Samples form one endless stream, epoch after epoch, each epoch in its own order; step k takes the k-th ``batch`` of
     them. Training can thus resume at any step, and no sample of an epoch is dropped.
     ``share`` selects a process's share of each step's keys. windows: of the steps that train on them.
+    shift: samples by which the stream is ahead of steps that were all of this batch (see core/stages.py).
     """
 
     def __init__(
@@ -156,8 +175,9 @@ class StepSampler(Sampler[list[Key]]):
         steps: int,
         share: Callable[[list[Key]], list[Key]] = list,
         windows: StepWindows | None = None,
+        shift: int = 0,
     ) -> None:
-        self.windows = windows
+        self.windows, self.shift = windows, shift
         self.indices, self.share = np.asarray(indices), share
         self.batch, self.seed, self.first_step, self.steps = batch, seed, first_step, steps
 
@@ -168,7 +188,8 @@ class StepSampler(Sampler[list[Key]]):
         orders: dict[int, NDArray[np.int64]] = {}
         for step in range(self.first_step, self.steps):
             keys: list[Key] = []
-            for position in range(step * self.batch, (step + 1) * self.batch):
+            taken = step * self.batch + self.shift
+            for position in range(taken, taken + self.batch):
                 epoch, place = divmod(position, len(self.indices))
                 if epoch not in orders:
                     orders = {e: o for e, o in orders.items() if e == epoch - 1}

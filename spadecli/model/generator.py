@@ -18,6 +18,7 @@ from .spade import SPADE, PlainNorm
 from .tiling import Tile
 
 LEAK = 0.2
+START = ("fc.weight", "fc.bias")  # the layer that makes the first feature map of z: its size depends on the image's
 
 
 class SPADEBlock(nn.Module):
@@ -137,7 +138,7 @@ def resize_start(state: Mapping[str, Tensor], old: Architecture, new: Architectu
     """
     resized = dict(state)
     if old.uses_z and old.start_grid != new.start_grid:
-        for name in ("fc.weight", "fc.bias"):
+        for name in START:
             grids = state[name].reshape(16 * old.ngf, *old.start_grid, -1).permute(3, 0, 1, 2)
             grids = F.interpolate(grids, size=new.start_grid, mode="bilinear", align_corners=False)
             resized[name] = grids.permute(1, 2, 3, 0).reshape(-1, *state[name].shape[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..compute.devices import pick_device
+from ..compute.precision import PrecisionChoice, choose_precision
 from ..core.errors import UserError
 from ..core.parallel import num_cores
 from ..core.recipe import Recipe
@@ -22,6 +24,8 @@ from .card import SegmenterArchitecture
 from .network import SegmentationNet
 from .samples import IGNORED
 from .trainer import SegmenterTrainer, class_weights
+
+STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class SegmenterPlan:
     fitted: indices of the packed pairs that are trained on. unseen: (packed file, index) of the pairs it is scored on.
     unseen_are: a description of these. counts: int64 [K], pixels of each class in the fitted pairs.
     steps: None if they are still to be fitted to the minutes.
+    precision_line: what ``train.precision = "auto"`` takes, and why; "" for another.
     """
 
     recipe: Recipe
@@ -83,6 +88,7 @@ class SegmenterPlan:
     coarse_share: float
     seed: int
     workers: int
+    precision_line: str = ""
 
     @property
     def weights_path(self) -> Path:
@@ -92,7 +98,7 @@ class SegmenterPlan:
     @property
     def state_path(self) -> Path:
         """The file with everything needed to resume."""
-        return self.run_dir / "state.pt"
+        return self.run_dir / STATE
 
     @property
     def parameters(self) -> int:
@@ -129,7 +135,11 @@ def plan_segmenter(options: TrainSegmenterOptions) -> SegmenterPlan:
     recipe = resolved.recipe
     device = pick_device(options.device)
     dataset, indices = open_data(resolved)
-    packed = dataset.packed
+    packed, run_dir = dataset.packed, options.out or options.runs_dir / f"{recipe.name}-segmenter"
+    precision_line = ""
+    if recipe.train.precision == "auto":
+        choice = _choose_precision(run_dir, device)
+        recipe, precision_line = recipe.with_precision(choice.precision), choice.line
     fitted, unseen, unseen_are = _divide(options, recipe, packed, indices)
     if not fitted:
         raise UserError(f"{packed.path}: --validate {options.validate} leaves no pair for training")
@@ -137,7 +147,7 @@ def plan_segmenter(options: TrainSegmenterOptions) -> SegmenterPlan:
     return SegmenterPlan(
         recipe=recipe,
         origin=resolved.origin,
-        run_dir=options.out or options.runs_dir / f"{recipe.name}-segmenter",
+        run_dir=run_dir,
         packed=packed,
         fitted=tuple(fitted),
         unseen=unseen,
@@ -153,7 +163,17 @@ def plan_segmenter(options: TrainSegmenterOptions) -> SegmenterPlan:
         coarse_share=options.coarse_share,
         seed=options.seed,
         workers=workers,
+        precision_line=precision_line,
     )
+
+
+def _choose_precision(run_dir: Path, device: torch.device) -> PrecisionChoice:
+    """Take for "auto" what a run in the folder began with; else the faster one. Damage is found by load_state."""
+    with suppress(Exception):
+        began_with = torch.load(run_dir / STATE, map_location="cpu", weights_only=True)["settings"]["precision"]
+        if began_with in ("fp32", "bf16"):
+            return PrecisionChoice(began_with, "as the run began")
+    return choose_precision(device)
 
 
 def _divide(

@@ -33,7 +33,11 @@ class Init(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """The contents of run.json. origin: the recipe file. fit_minutes: the time ``steps`` was fitted to, if any."""
+    """The contents of run.json.
+
+    recipe: as it was given. precision: what was taken for ``train.precision = "auto"``; None for another.
+    origin: the recipe file. fit_minutes: the time ``steps`` was fitted to, if any.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,7 +49,13 @@ class RunRecord(BaseModel):
     init: Init | None
     fit_minutes: float | None
     steps: int
+    precision: Literal["fp32", "bf16"] | None = None
     finished: bool = False
+
+    @property
+    def trained_recipe(self) -> Recipe:
+        """The recipe with the precision that the run trains in."""
+        return self.recipe.with_precision(self.precision)
 
 
 class RunFolder:

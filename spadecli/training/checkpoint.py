@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,23 @@ from ..store.atomic import part_file
 from .step import Trainer
 
 
-def save_state(path: Path, trainer: Trainer, step: int, seconds: float) -> None:
-    """Write state.pt: the trainer's state, the step and the seconds spent so far."""
+def save_state(path: Path, trainer: Trainer, step: int, seconds: float, stage: int = 1) -> None:
+    """Write state.pt: the trainer's state, its stage (from 1), the step and the seconds spent so far."""
+    state = {"format": "spade-state", "step": step, "stage": stage, "seconds": seconds, "trainer": trainer.state_dict()}
     with part_file(path) as part:
-        torch.save({"format": "spade-state", "step": step, "seconds": seconds, "trainer": trainer.state_dict()}, part)
+        torch.save(state, part)
 
 
-def load_state(path: Path, trainer: Trainer) -> tuple[int, float]:
-    """Restore a trainer from state.pt; return its step and the seconds spent so far. Raises UserError on damage."""
-    state = read_state(path, trainer.device)
+def stage_of(state: Mapping[str, Any]) -> int:
+    """Return the number of the stage (from 1) that the trainer of a state is of."""
+    return int(state.get("stage", 1))  # runs that began before there were stages have a single one
+
+
+def restore(path: Path, state: Mapping[str, Any], trainer: Trainer) -> tuple[int, float]:
+    """Restore a trainer of the same stage from what :func:`read_state` read from ``path``.
+
+    Returns its step and the seconds spent so far. Raises UserError on damage.
+    """
     try:
         trainer.load_state_dict(state["trainer"])
         return int(state["step"]), float(state["seconds"])

@@ -139,18 +139,21 @@ def _size(network: nn.Module) -> int:
 
 
 @contextmanager
-def memory_advice(recipe: Recipe, device: torch.device, ranks: Ranks) -> Iterator[None]:
-    """Turn running out of memory in the block into a UserError that says what to lower, and by how much."""
+def memory_advice(recipe: Recipe, device: torch.device, ranks: Ranks, staged: bool = False) -> Iterator[None]:
+    """Turn running out of memory in the block into a UserError that says what to lower, and by how much.
+
+    staged: ``recipe`` is that of a stage (see core/stages.py), which may have a batch of its own.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as e:
         if not isinstance(e, torch.OutOfMemoryError) and "can't allocate memory" not in str(e):
             raise
         room = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
-        raise out_of_memory(recipe, ranks, room) from e
+        raise out_of_memory(recipe, ranks, room, staged) from e
 
 
-def out_of_memory(recipe: Recipe, ranks: Ranks, room: int | None) -> UserError:
+def out_of_memory(recipe: Recipe, ranks: Ranks, room: int | None, staged: bool = False) -> UserError:
     """Build the error for a step that exceeds ``room`` bytes (None: unknown), with settings estimated to fit."""
     train, (height, width) = recipe.train, recipe.model.size
     at_once = train.batch // (ranks.size * train.accumulate)
@@ -169,7 +172,8 @@ def out_of_memory(recipe: Recipe, ranks: Ranks, room: int | None) -> UserError:
         parts = next(n for n in range(train.accumulate + 1, share + 1) if share % n == 0 and share // n <= fitting)
         smaller = ranks.size * train.accumulate * fitting
         advice.append(f"--set train.accumulate={parts} takes {share // parts} at a time (batch norm then sees fewer)")
-        advice.append(f"--set train.batch={smaller} trains on smaller batches")
+        change = f"batch = {smaller} in this [[stage]]" if staged else f"--set train.batch={smaller}"
+        advice.append(f"{change} trains on smaller batches")
     if train.precision != "bf16":
         advice.append("--set train.precision=bf16 halves most activations")
     if at_once == 1:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+from ..compute.precision import choose_precision
 from ..core.errors import BackendUnavailable, UserError
-from ..core.ranks import Ranks
+from ..core.ranks import Ranks, check_split
 from ..core.recipe import Recipe
 from ..core.recipe_files import Resolved, find_recipe, load_recipe, recipe_difference
 from ..core.report import Report
+from ..core.stages import stages_of
 from ..core.version import VERSION
 from ..model.perceptual import is_fetched, load_perceptual
 from ..store.run_folder import RunFolder, RunRecord, newest_unfinished
@@ -112,6 +114,15 @@ def run_record(
     return old
 
 
+def settle_precision(record: RunRecord, device: torch.device, report: Report) -> RunRecord:
+    """Return the record of a run with what it takes for ``train.precision = "auto"``: once, so that it stays so."""
+    if record.recipe.train.precision != "auto" or record.precision is not None:
+        return record
+    choice = choose_precision(device)
+    report.note(choice.line)
+    return record.model_copy(update={"precision": choice.precision})
+
+
 def new_trainer(recipe: Recipe, device: torch.device, start: InitWeights | None) -> Trainer:
     """Build a trainer with networks from the recipe's seed, or from ``start``."""
     trainer = Trainer(recipe, device)
@@ -154,7 +165,19 @@ def fetch_perceptual(recipe: Recipe, ranks: Ranks, report: Report) -> None:
         load_perceptual(network)
 
 
-def check_prior_share(recipe: Recipe, processes: int) -> None:
+def check_batches(recipe: Recipe, processes: int) -> None:
+    """Raise UserError if the batch of a stage cannot be split over the processes, or its prior_share does not fit."""
+    for stage in stages_of(recipe, recipe.train.steps or 1):
+        try:
+            check_split(stage.batch, stage.recipe.train.accumulate, processes)
+            _check_prior_share(stage.recipe, processes)
+        except UserError as e:
+            if stage.of == 1:
+                raise
+            raise UserError(f"stage {stage.number} of {stage.of}: {e.message}", hint=e.hint) from e
+
+
+def _check_prior_share(recipe: Recipe, processes: int) -> None:
     """Raise UserError if ``train.prior_share`` is no whole number of a process's images, or leaves none to encode."""
     share, images = recipe.train.prior_share, recipe.train.batch // (processes * recipe.train.accumulate)
     if not share or (round(share * images) < images and abs(share * images - round(share * images)) < 1e-6):

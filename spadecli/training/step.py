@@ -62,6 +62,8 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        if recipe.train.precision == "auto":
+            raise ValueError('train.precision = "auto" must be settled first: Recipe.with_precision')
         self.recipe, self.device = recipe, device
         self.dtype = torch.float64 if recipe.train.precision == "fp64" else torch.float32
         self.generator, self.encoder, self.discriminator = build_networks(recipe)

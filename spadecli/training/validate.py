@@ -19,7 +19,8 @@ from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..core.recipe import Recipe
 from ..core.report import count
-from ..data.dataset import CenteredPair, TrainingSet
+from ..core.sizes import Size
+from ..data.dataset import Pair, TrainingSet
 from ..data.pixels import image_bytes
 from ..data.split import split_pairs
 from ..metrics.confusion import agreement, confusion_matrix
@@ -40,12 +41,14 @@ from .sheets import SampleSheet, fixed_z
 class Validation:
     """One validation: a row of validation.jsonl.
 
-    measure: the name of ``distance``; both are None without an extractor. mean_iou: None without a segmenter.
-    is_best: whether the distance is lower than all earlier ones of the run; False without an extractor.
+    size: (height, width) of the images. measure: the name of ``distance``; both are None without an extractor.
+    mean_iou: None without a segmenter. is_best: whether the distance is lower than all earlier ones at this size;
+    False without an extractor.
     """
 
     step: int
     pairs: int
+    size: Size
     measure: str | None
     distance: float | None
     mean_iou: float | None
@@ -123,14 +126,19 @@ class Validator:
     """
 
     def __init__(self, recipe: Recipe, dataset: TrainingSet, run: RunFolder, device: torch.device) -> None:
-        self.recipe, self._dataset, self._run, self._device = recipe, dataset, run, device
+        self._run, self._device = run, device
         names = dataset.packed.names
         self.indices = split_pairs(names, recipe).validation
         self.names = [names[i] for i in self.indices]
-        self.sheet = SampleSheet(recipe, dataset, self.indices) if recipe.validation.sheet else None
         self.extractor = _extractor(recipe, str(device))
-        self._real = self._photo_features(self.extractor) if self.extractor else None
         self.agreement = open_agreement(recipe, str(device))  # once: the file is large, and it is hashed
+        self.use(recipe, dataset)
+
+    def use(self, recipe: Recipe, dataset: TrainingSet) -> None:
+        """Validate at the size of ``recipe`` from now on, a stage's, on the photographs of its ``dataset``."""
+        self.recipe, self._dataset = recipe, dataset
+        self.sheet = SampleSheet(recipe, dataset, self.indices) if recipe.validation.sheet else None
+        self._real = self._photo_features(self.extractor) if self.extractor else None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -144,10 +152,13 @@ class Validator:
         distance, mean_iou = self._measure(generator)
         if self.sheet is not None:
             self.sheet.draw(generator, encoder, self._run.samples_dir / f"validation_{step:07d}.png")
-        earlier = [row["distance"] for row in self.rows if row.get("distance") is not None]
+        size = self.recipe.model.size  # distances at another size are others
+        rows = [row for row in self.rows if tuple(row.get("size", size)) == size]
+        earlier = [row["distance"] for row in rows if row.get("distance") is not None]
         found = Validation(
             step=step,
             pairs=len(self.indices),
+            size=size,
             measure=self.extractor.frechet_name if self.extractor else None,
             distance=distance,
             mean_iou=mean_iou,
@@ -183,7 +194,7 @@ class Validator:
         return distance, agreement.mean_iou() if agreement is not None else None
 
     @torch.inference_mode()
-    def _images(self, generator: Generator) -> Iterator[tuple[list[CenteredPair], NDArray[np.uint8]]]:
+    def _images(self, generator: Generator) -> Iterator[tuple[list[Pair], NDArray[np.uint8]]]:
         """Yield batches of pairs and an image of each, uint8 [N,H,W,3]: sample 0 of the seed rule."""
         for indices in self._batches():
             pairs = [self._dataset.centre(i) for i in indices]

@@ -84,7 +84,7 @@ def measure(name: str, folder: Path, seconds: float, steps: int) -> None:
     packed = folder / f"{name}.h5"
     pack(packed, base)
     settings = [f"data.packed={packed}", "data.holdout=[]", "loss.perceptual_network=none", f"train.batch={BATCH}"]
-    recipe = load_recipe(find_recipe(name), [*settings, "train.num_workers=1"]).recipe
+    recipe = load_recipe(find_recipe(name), [*settings, "train.num_workers=1", "train.precision=fp32"]).recipe
     dataset = TrainingSet(packed, recipe)
     trainer = Trainer(recipe, torch.device("cpu"))
     print(f"{name}, {recipe.model.size[0]}x{recipe.model.size[1]}, batch {BATCH}, no perceptual loss")

@@ -115,7 +115,7 @@ def facades(batch: int) -> tuple[dict, Batch]:
     """The shipped facades recipe, narrowed to what two CPU cores train in a night."""
     weights = shared("data", "weights", "squeezenet1_1_features.safetensors")
     narrow = ("model.ngf=16", "model.hidden=32", "discriminator.ndf=32", f"loss.perceptual_weights={weights}")
-    recipe = load_recipe(find_recipe("facades"), (*narrow, f"train.batch={batch}")).recipe
+    recipe = load_recipe(find_recipe("facades"), (*narrow, f"train.batch={batch}", "train.precision=fp32")).recipe
     items = []
     for path in sorted(shared("data", "facades", "train", "masks").glob("*.png"))[:batch]:
         items.append((read_pixels(path), None, read_photo(path.parents[1] / "photos" / f"{path.stem}.jpg")))

@@ -11,21 +11,22 @@ import torch
 
 from ...compute.devices import device_of_rank, fp32_math
 from ...core.errors import UserError
-from ...core.ranks import Ranks, check_split
+from ...core.ranks import Ranks
 from ...core.recipe import Recipe
 from ...core.recipe_files import Resolved
 from ...core.report import Muted, Report, Silent
+from ...core.stages import Stage, stages_of, steps_in_proportion
 from ...data.dataset import TrainingSet
 from ...data.training_pairs import open_data, unseen_classes
 from ...store.run_folder import RunFolder, RunRecord
-from ...training.checkpoint import load_state, save_state
+from ...training.checkpoint import read_state, restore, save_state, stage_of
 from ...training.distributed import Processes, join
 from ...training.export import DEFAULT_BATCHES, Recalibration, WeightsExporter
 from ...training.init_from import InitWeights, open_init
 from ...training.run import TrainingRun, run_card, seconds_per_step
 from ...training.setup import (
     TrainOptions,
-    check_prior_share,
+    check_batches,
     check_tensorboard,
     count_parameters,
     describe_batch,
@@ -34,6 +35,7 @@ from ...training.setup import (
     resolve_recipe,
     run_folder,
     run_record,
+    settle_precision,
 )
 from ...training.step import Trainer
 from ...training.validate import Validator
@@ -83,8 +85,7 @@ def _train(options: TrainOptions, report: Report, processes: Processes) -> Train
     # What to train, on which device.
     resolved = on_main_broadcast(resolve_recipe, options, report)
     recipe = resolved.recipe
-    on_main_broadcast(check_split, recipe.train.batch, recipe.train.accumulate, processes.ranks.size)
-    on_main_broadcast(check_prior_share, recipe, processes.ranks.size)
+    on_main_broadcast(check_batches, recipe, processes.ranks.size)
     device = processes.use(on_all(device_of_rank, options.device, processes.ranks))
     with fp32_math(recipe.train.precision == "tf32"):  # validation, sheets and recalibration included
         return _train_on(device, resolved, options, report, processes)
@@ -108,6 +109,8 @@ def _train_on(
     # From where, and with what beside it. What the main process alone starts from and validates with is not sent.
     folder = on_main_broadcast(run_folder, options, recipe)
     record = on_main_broadcast(run_record, folder, resolved, options, dataset.packed.sha256, len(indices))
+    record = on_main_broadcast(settle_precision, record, device, report)
+    recipe = record.trained_recipe
     on_all(fetch_perceptual, recipe, processes.ranks, report)
     init = on_main(_init_of, options, recipe, folder)
     on_main(_say_what_is_known, recipe, dataset, indices, init, folder, report)
@@ -124,27 +127,28 @@ def _train_on(
 
         # Resume, or begin.
         if on_main_broadcast(lambda: folder.exists and folder.state_path.is_file()):
-            trainer = on_all(Trainer, recipe, device)
-            step, seconds = on_main_broadcast(load_state, folder.state_path, trainer)
-            trainer.distribute(processes)
-            on_main(folder.drop_stats_after, step)
+            trainer, number, step, seconds = _resume(folder, record, device, processes)
         else:
             trainer, record = _begin(folder, record, options, device, dataset, indices, init, report, processes)
-            step, seconds = 0, 0.0
+            number, step, seconds = 1, 0, 0.0
 
         # Train, or write the weights of a finished run again.
-        exporter = WeightsExporter(trainer, dataset, indices, recalibrated)
+        stages = stages_of(recipe, record.steps)
         if step < record.steps:
             verb = f"resuming at step {step} of" if step else "training"
-            size = f"{record.steps} steps of {describe_batch(recipe, processes.ranks)}, {len(indices)} pairs"
+            batches = f"in {len(stages)} stages" if len(stages) > 1 else f"of {describe_batch(recipe, processes.ranks)}"
+            size = f"{record.steps} steps {batches}, {len(indices)} pairs"
             report.note(f"{verb} {size}, {device.type if processes.many else device}: {folder.path}")
             run = TrainingRun(
-                trainer, dataset, indices, folder, record, report, exporter, validator, options.tensorboard
+                trainer, number, dataset, indices, folder, record, report, recalibrated, validator, options.tensorboard
             )
             step, seconds = run.run(step, seconds, options.max_minutes)
-        elif options.recalibrate:
-            card = run_card(recipe, record, step, seconds, trainer, len(indices))
-            on_main(exporter.save, folder.weights_path, card, step)
+            exporter = run.exporter
+        else:
+            exporter = WeightsExporter(trainer, dataset, indices, recalibrated)
+            if options.recalibrate:
+                card = run_card(stages, record, step, seconds, trainer, len(indices))
+                on_main(exporter.save, folder.weights_path, card, step)
         if recalibrated and step == record.steps and not nothing_left:
             recalibration = on_main_broadcast(exporter.effect, step, validator)
     best = on_main_broadcast(lambda: folder.best_path if folder.best_path.is_file() else None)
@@ -183,6 +187,19 @@ def _say_what_is_known(
         )
 
 
+def _resume(
+    folder: RunFolder, record: RunRecord, device: torch.device, processes: Processes
+) -> tuple[Trainer, int, int, float]:
+    """A trainer from the run's last state, the number of its stage, the step, and the seconds of the run so far."""
+    state = processes.on_main(read_state, folder.state_path, device) or {}
+    number = processes.on_main_broadcast(lambda: stage_of(state))
+    trainer = processes.on_all(Trainer, stages_of(record.trained_recipe, record.steps)[number - 1].recipe, device)
+    step, seconds = processes.on_main_broadcast(restore, folder.state_path, state, trainer)
+    trainer.distribute(processes)
+    processes.on_main(folder.drop_stats_after, step)
+    return trainer, number, step, seconds
+
+
 def _begin(
     folder: RunFolder,
     record: RunRecord,
@@ -201,19 +218,22 @@ def _begin(
         init = processes.on_main(lambda: opened or open_init(path, record.recipe, options.init_labels))
     processes.on_main(_check_begun_from, folder, record, init)
 
-    def fresh() -> Trainer:
-        trainer = processes.on_all(new_trainer, record.recipe, device, init)  # the others get the main process's
+    stages = stages_of(record.trained_recipe, record.steps)
+
+    def fresh(stage: Stage) -> Trainer:
+        trainer = processes.on_all(new_trainer, stage.recipe, device, init)  # the others get the main process's
         trainer.distribute(processes)
         return trainer
 
     if options.fit_minutes is not None:
-        # on a trainer that is gone before the run's own is made: two may not fit into memory
-        timed = seconds_per_step(fresh(), dataset, indices, report)
-        pace = processes.on_main_broadcast(lambda: timed)
-        steps = max(1, round(60 * options.fit_minutes / pace))
-        report.note(f"{pace:.3f} s a step: {steps} steps fit {options.fit_minutes:g} minutes")
+        # on trainers that are gone before the run's own is made: two may not fit into memory
+        timed = [seconds_per_step(fresh(s), dataset.at_size_of(s.recipe), indices, report) for s in stages]
+        paces = processes.on_main_broadcast(lambda: timed)
+        steps = steps_in_proportion(stages, paces, 60 * options.fit_minutes)
+        shown = ", ".join(f"{pace:.3f}" for pace in paces)
+        report.note(f"{shown} s a step: {steps} steps fit {options.fit_minutes:g} minutes")
         record = record.model_copy(update={"steps": steps})
-    trainer = fresh()
+    trainer = fresh(stages[0])
     processes.on_main(save_state, folder.state_path, trainer, 0, 0.0)
     processes.on_main(folder.write, record)
     return trainer, record

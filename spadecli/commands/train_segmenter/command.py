@@ -49,6 +49,8 @@ def train_segmenter(options: TrainSegmenterOptions, report: Report | None = None
     """
     report = report or Silent()
     plan = plan_segmenter(options)
+    if plan.precision_line:
+        report.note(plan.precision_line)
     busy = UserError(f"{plan.run_dir}: another spade train-segmenter is working on it", hint="wait for it, or --out")
     with lock_file(plan.run_dir / "lock", busy):
         remove_parts(plan.run_dir)
