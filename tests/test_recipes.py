@@ -34,7 +34,15 @@ def recipe_of(name: str, *overrides: str) -> Recipe:
 
 
 def test_all_are_shipped():
-    wanted = {*VARIANTS, *(f"{n}-vae" for n in VARIANTS), "cityscapes-trainid", "camvid", "facades", "custom"}
+    wanted = {
+        *VARIANTS,
+        *(f"{n}-vae" for n in VARIANTS),
+        "cityscapes-trainid",
+        "camvid",
+        "facades",
+        "landscapes",
+        "custom",
+    }
     assert set(NAMES) == wanted
 
 
@@ -74,7 +82,8 @@ def test_every_pack_line_in_its_head_names_a_recipe_and_real_options(name):
         ("cityscapes", 36),
         ("cityscapes-trainid", 21),
         ("camvid", 12),
-        ("facades", 12),
+        ("facades", 13),
+        ("landscapes", 12),
     ],
 )
 def test_channels_of_the_semantic_map(name, channels):

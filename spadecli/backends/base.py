@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import UserError
+from ..core.recipe_files import resolve_weights
 from ..weights.card import Card
 
 # suffix -> module with open_file(path, device) -> Backend; imported on first use
@@ -77,7 +78,7 @@ def open_backend(
     precision: Precision = "fp32",
     tile: TileSize = None,
 ) -> Backend:
-    """Open weights with the backend for their suffix.
+    """Open weights with the backend for their suffix, or shipped ones by their name ("landscapes").
 
     device: "auto" (CUDA if available), "cpu", "cuda", "cuda:1".
     form: how the generator is computed. "plain": by the convolutions that were trained. "fast": the same function,
@@ -89,7 +90,7 @@ def open_backend(
     Raises UserError if the file is missing, of an unknown kind, or does not support these options; BackendUnavailable
     if the device or a package is missing.
     """
-    path = Path(path)
+    path = resolve_weights(Path(path))
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     if path.suffix == ".pth":

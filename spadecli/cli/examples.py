@@ -11,11 +11,12 @@ from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
 def examples(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for masks/ and photo.jpg.")] = Path(),
+    name: Annotated[str, typer.Argument(metavar="NAME", help="facades or landscapes.")] = "facades",
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for masks/ and photo.jpg.")] = Path(),
     weights: Annotated[
         Path | None,
         typer.Option(
-            "-w", "--weights", metavar="FILE", help="Weights that render photo.jpg.", show_default="shipped facades"
+            "-w", "--weights", metavar="FILE", help="Weights that render photo.jpg.", show_default="shipped NAME"
         ),
     ] = None,
     sheet: Annotated[
@@ -30,12 +31,11 @@ def examples(
 ) -> None:
     """Write the example masks to masks/ and a rendered reference picture to photo.jpg.
 
-    Example: spade examples
+    Example: spade examples landscapes
     """
     from ..commands.examples.command import ExamplesOptions, examples
-    from ..core.recipe_files import shipped_weights
 
-    options = ExamplesOptions(folder, weights or shipped_weights(), sheet, overwrite, dry_run)
+    options = ExamplesOptions(name, out, weights, sheet, overwrite, dry_run)
     ui = UI(quiet, verbose, as_json)
     result = examples(options, ui)
     verb = "would write" if dry_run else "wrote"

@@ -20,6 +20,7 @@ from .errors import UserError
 from .recipe import Recipe
 from .schema import describe_errors, source_of
 
+DEFAULT_SET = "facades"
 KEYS_READ_BEFORE = {"": ("extends",), "labels.classes": ("value",)}  # TOML keys that become other fields
 
 
@@ -53,12 +54,27 @@ def shipped_dir(what: str) -> Path:
     return (base if base.is_dir() else package.parent) / what
 
 
-def shipped_weights() -> Path:
-    """Return the file of the shipped generator weights."""
-    return shipped_dir("weights") / "facades.safetensors"
+def shipped_sets() -> list[str]:
+    """Names of the recipes that weights and example masks are shipped for, the default one first."""
+    folder = shipped_dir("weights")
+    others = (p.name for p in folder.glob("examples/*") if p.name != DEFAULT_SET)
+    return [DEFAULT_SET, *sorted(name for name in others if (folder / f"{name}.safetensors").is_file())]
 
 
-def shipped_examples(name: str = "facades") -> dict[str, Path]:
+def shipped_weights(name: str = DEFAULT_SET) -> Path:
+    """Return the file of the generator weights that are shipped for the recipe ``name``."""
+    return shipped_dir("weights") / f"{name}.safetensors"
+
+
+def resolve_weights(given: Path | None) -> Path:
+    """Return the weights file that is given, or shipped under that name; None is the default one."""
+    if given is None:
+        return shipped_weights()
+    is_name = given.name == str(given) and given.name in shipped_sets()
+    return shipped_weights(given.name) if is_name and not given.exists() else given
+
+
+def shipped_examples(name: str = DEFAULT_SET) -> dict[str, Path]:
     """Name -> file of each example mask that is shipped for the recipe ``name``."""
     return {p.stem: p for p in sorted(shipped_dir("weights").glob(f"examples/{name}/*.png"))}
 

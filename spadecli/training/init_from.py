@@ -14,7 +14,7 @@ from ..core.architecture import Architecture
 from ..core.errors import UserError
 from ..core.labelspace import LabelSpace
 from ..core.recipe import DiscriminatorSection, Recipe
-from ..core.recipe_files import find_recipe, load_recipe
+from ..core.recipe_files import find_recipe, load_recipe, resolve_weights
 from ..model.discriminator import build_discriminator
 from ..model.encoder import add_grid
 from ..model.generator import resize_start
@@ -83,11 +83,12 @@ class InitWeights:
 
 
 def open_init(path: Path, recipe: Recipe, labels_of: str | None = None) -> InitWeights:
-    """Read the argument of ``--init``: ``.safetensors``, the folder of a run, or ``NAME_net_G.pth``.
+    """Read the argument of ``--init``: ``.safetensors`` or the name of shipped weights, a run, or ``NAME_net_G.pth``.
 
     labels_of: a recipe whose label space the networks were trained on, if the file does not say.
     Raises UserError, which lists every difference from the recipe's networks that cannot be bridged.
     """
+    path = resolve_weights(path)
     if path.is_dir():
         start = _of_run(path)
     elif path.suffix == ".pth":

@@ -14,7 +14,14 @@ from spadecli.commands.examples.command import ExamplesOptions, examples, render
 from spadecli.core.architecture import Architecture
 from spadecli.core.errors import UserError
 from spadecli.core.labelspace import LabelSpace
-from spadecli.core.recipe_files import find_recipe, load_recipe, shipped_examples
+from spadecli.core.recipe_files import (
+    find_recipe,
+    load_recipe,
+    resolve_weights,
+    shipped_examples,
+    shipped_sets,
+    shipped_weights,
+)
 from spadecli.data.masks import read_mask
 from spadecli.model.generator import Generator
 from spadecli.model.init import initialize
@@ -66,7 +73,7 @@ def test_the_masks_show_all_classes_and_differ_in_kind():
 
 
 def test_masks_and_photo_are_written(tmp_path, weights):
-    result = examples(ExamplesOptions(tmp_path, weights))
+    result = examples(ExamplesOptions(FACADES.name, tmp_path, weights))
     assert {p.stem for p in (tmp_path / "masks").iterdir()} == set(EXAMPLES)
     assert sorted(result.written) == sorted([tmp_path / "photo.jpg", *(tmp_path / "masks").iterdir()])
     for name, path in EXAMPLES.items():
@@ -82,20 +89,20 @@ def test_masks_and_photo_are_written(tmp_path, weights):
 def test_existing_files_are_kept_unless_overwrite_is_given(tmp_path, weights):
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"mine")
-    result = examples(ExamplesOptions(tmp_path, weights))
+    result = examples(ExamplesOptions(FACADES.name, tmp_path, weights))
     assert result.kept == (photo,)
     assert photo.read_bytes() == b"mine"
-    again = examples(ExamplesOptions(tmp_path, weights, overwrite=True))
+    again = examples(ExamplesOptions(FACADES.name, tmp_path, weights, overwrite=True))
     assert again.kept == ()
     assert photo.read_bytes() != b"mine"
 
 
 def test_the_sheet_shows_every_mask_beside_its_first_renders(tmp_path, weights):
-    examples(ExamplesOptions(tmp_path, weights, sheet=tmp_path / "sheet.jpg"))
+    examples(ExamplesOptions(FACADES.name, tmp_path, weights, sheet=tmp_path / "sheet.jpg"))
     assert Image.open(tmp_path / "sheet.jpg").size == (8 * 164 - 4, 4 * 164 - 4)
     with open_backend(weights) as backend:
         sheet = sheet_image(backend)
-        samples = render_example(backend, sorted(EXAMPLES)[0], 3)
+        samples = render_example(backend, EXAMPLES[sorted(EXAMPLES)[0]], 3)
     assert sheet.getpixel((5, 155)) == FACADES.classes[0].color, "a mask comes first"
     assert (samples[0] != samples[1]).any()
     for i, sample in enumerate(samples):
@@ -104,15 +111,15 @@ def test_the_sheet_shows_every_mask_beside_its_first_renders(tmp_path, weights):
 
 
 def test_the_sheet_is_what_its_suffix_says(tmp_path, weights):
-    examples(ExamplesOptions(tmp_path, weights, sheet=tmp_path / "sheet.png"))
+    examples(ExamplesOptions(FACADES.name, tmp_path, weights, sheet=tmp_path / "sheet.png"))
     assert Image.open(tmp_path / "sheet.png").format == "PNG"
     with pytest.raises(UserError, match=r"s\.txt: expected a name that ends in \.jpg"):
-        examples(ExamplesOptions(tmp_path / "new", weights, sheet=tmp_path / "s.txt"))
+        examples(ExamplesOptions(FACADES.name, tmp_path / "new", weights, sheet=tmp_path / "s.txt"))
     assert not (tmp_path / "new").exists()
 
 
 def test_dry_run_writes_nothing(tmp_path, weights):
-    result = examples(ExamplesOptions(tmp_path / "new", weights, dry_run=True))
+    result = examples(ExamplesOptions(FACADES.name, tmp_path / "new", weights, dry_run=True))
     assert len(result.written) == len(EXAMPLES) + 1
     assert not (tmp_path / "new").exists()
 
@@ -120,13 +127,42 @@ def test_dry_run_writes_nothing(tmp_path, weights):
 def test_weights_of_another_label_space_are_refused_before_anything_is_written(tmp_path):
     other = small_weights(tmp_path / "roads.safetensors", LabelSpace(name="roads", classes=("road", "sky")))
     with pytest.raises(UserError, match=r"roads\.safetensors: its classes are road, sky"):
-        examples(ExamplesOptions(tmp_path / "new", other))
+        examples(ExamplesOptions(FACADES.name, tmp_path / "new", other))
     assert not (tmp_path / "new").exists()
 
 
 def test_command_line(tmp_path, weights):
-    done = CliRunner().invoke(app, ["examples", str(tmp_path), "-w", str(weights), "--json"])
+    done = CliRunner().invoke(app, ["examples", "-o", str(tmp_path), "-w", str(weights), "--json"])
     assert done.exit_code == 0
     assert len(json.loads(done.stdout)["written"]) == len(EXAMPLES) + 1
-    again = CliRunner().invoke(app, ["examples", str(tmp_path), "-w", str(weights)])
+    again = CliRunner().invoke(app, ["examples", "-o", str(tmp_path), "-w", str(weights)])
     assert f"kept {tmp_path / 'photo.jpg'}; --overwrite writes it again" in again.stdout
+
+
+@pytest.mark.parametrize("name", shipped_sets())
+def test_each_set_has_weights_and_masks_that_they_render(tmp_path, name):
+    result = examples(ExamplesOptions(name, tmp_path))
+    masks = sorted((tmp_path / "masks").iterdir())
+    assert len(result.written) == len(masks) + 1 == 9
+    labels = load_recipe(find_recipe(name)).recipe.labels
+    shown = {int(v) for path in masks for v in np.unique(read_mask(path, labels))}
+    assert len(shown) >= 8
+    with open_backend(name, "cpu") as backend:
+        assert backend.card.name == name
+        image = np.asarray(Image.open(tmp_path / "photo.jpg"), np.float32)
+        assert image.std() > 20
+
+
+def test_an_unknown_set_is_refused_with_the_names_of_the_others(tmp_path):
+    with pytest.raises(UserError, match="no example masks are called 'mars'") as e:
+        examples(ExamplesOptions("mars", tmp_path))
+    assert " and ".join(shipped_sets()) in e.value.hint
+
+
+def test_weights_go_by_name_unless_a_file_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_weights(None) == resolve_weights(Path("facades")) == shipped_weights("facades")
+    assert resolve_weights(Path("mars")) == Path("mars")
+    assert resolve_weights(Path("x/facades")) == Path("x/facades")
+    (tmp_path / "landscapes").mkdir()
+    assert resolve_weights(Path("landscapes")) == Path("landscapes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,14 @@ from PIL import Image
 
 from ...backends import Backend, open_backend
 from ...core.errors import UserError
-from ...core.labelspace import LabelSpace
-from ...core.recipe_files import find_recipe, load_recipe, shipped_examples, shipped_weights
+from ...core.recipe_files import (
+    DEFAULT_SET,
+    find_recipe,
+    load_recipe,
+    resolve_weights,
+    shipped_examples,
+    shipped_sets,
+)
 from ...core.report import Report, Silent
 from ...core.seeds import sample_seed, sample_z
 from ...data.masks import colorize, read_mask
@@ -20,7 +26,7 @@ from ...data.pixels import image_bytes
 from ...store.atomic import part_file, write_bytes
 from ...weights.file import read_card
 
-PHOTO_MASK = "palazzo"
+PHOTO_MASKS = {"facades": "palazzo", "landscapes": "sunset"}
 SHEET_SUFFIXES = (".jpg", ".jpeg", ".png")
 SHEET_SAMPLES = 3
 SHEET_MASKS_PER_ROW = 2
@@ -31,13 +37,15 @@ SHEET_TILE = 160
 class ExamplesOptions:
     """What ``spade examples`` is asked to write.
 
-    folder: where ``masks/`` and ``photo.jpg`` go. weights: what renders the photo and the sheet.
+    name: the recipe whose example masks are meant. folder: where ``masks/`` and ``photo.jpg`` go.
+    weights: what renders the photo and the sheet; None: those that are shipped for ``name``.
     sheet: a picture (.jpg, .jpeg or .png) of every mask beside three renders of it, or None.
     overwrite: write files that exist again, else they are kept. dry_run: write nothing.
     """
 
+    name: str = DEFAULT_SET
     folder: Path = Path()
-    weights: Path = field(default_factory=shipped_weights)
+    weights: Path | None = None
     sheet: Path | None = None
     overwrite: bool = False
     dry_run: bool = False
@@ -60,7 +68,13 @@ def examples(options: ExamplesOptions, report: Report | None = None) -> Examples
     report = report or Silent()
     if options.sheet and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise UserError(f"--sheet {options.sheet}: expected a name that ends in {', '.join(SHEET_SUFFIXES)}")
-    masks = {options.folder / "masks" / shipped.name: shipped for shipped in shipped_examples().values()}
+    if options.name not in shipped_sets():
+        raise UserError(
+            f"no example masks are called {options.name!r}",
+            hint=f"there are {' and '.join(shipped_sets())}; -o DIR names the folder to write to",
+        )
+    weights = resolve_weights(options.weights or Path(options.name))
+    masks = {options.folder / "masks" / shipped.name: shipped for shipped in shipped_examples(options.name).values()}
     renders = {options.folder / "photo.jpg": photo_image}
     if options.sheet:
         renders[options.sheet] = sheet_image
@@ -68,11 +82,11 @@ def examples(options: ExamplesOptions, report: Report | None = None) -> Examples
     wanted = tuple(p for p in paths if options.overwrite or not p.exists())
     wanted_renders = [p for p in wanted if p in renders]
     if wanted_renders:
-        _check_label_space(options.weights)
+        _check_label_space(weights, options.name)
     if wanted_renders and not options.dry_run:
-        with open_backend(options.weights) as backend:
+        with open_backend(weights) as backend:
             for path in wanted_renders:
-                _save(renders[path](backend), path)
+                _save(renders[path](backend, options.name), path)
                 report.note(f"wrote {path}", level=1)
     if not options.dry_run:
         for path in wanted[len(wanted_renders) :]:
@@ -81,24 +95,25 @@ def examples(options: ExamplesOptions, report: Report | None = None) -> Examples
     return ExamplesResult(wanted, tuple(p for p in paths if p not in wanted))
 
 
-def render_example(backend: Backend, name: str, num_samples: int) -> NDArray[np.uint8]:
+def render_example(backend: Backend, mask: Path, num_samples: int) -> NDArray[np.uint8]:
     """Samples of one example mask: uint8 [S,256,256,3], the same as ``spade render masks/`` makes."""
     z_dim = backend.card.architecture.z_dim
-    z = np.stack([sample_z(sample_seed(0, name, i), z_dim) for i in range(num_samples)])
-    images = backend.run(_codes(shipped_examples()[name])[None], None, z)
+    z = np.stack([sample_z(sample_seed(0, mask.stem, i), z_dim) for i in range(num_samples)])
+    images = backend.run(read_mask(mask, backend.card.labels)[None], None, z)
     return np.stack([image_bytes(image) for image in images])
 
 
-def photo_image(backend: Backend) -> Image.Image:
+def photo_image(backend: Backend, name: str = DEFAULT_SET) -> Image.Image:
     """The reference photo: the first sample of one example mask."""
-    return Image.fromarray(render_example(backend, PHOTO_MASK, 1)[0])
+    return Image.fromarray(render_example(backend, shipped_examples(name)[PHOTO_MASKS[name]], 1)[0])
 
 
-def sheet_image(backend: Backend) -> Image.Image:
+def sheet_image(backend: Backend, name: str = DEFAULT_SET) -> Image.Image:
     """Every example mask in colour, each followed by its first samples; two masks a row, 160-pixel tiles."""
     tiles: list[NDArray[np.uint8]] = []
-    for name, path in shipped_examples().items():
-        tiles += [colorize(_codes(path), _labels()), *render_example(backend, name, SHEET_SAMPLES)]
+    labels = backend.card.labels
+    for path in shipped_examples(name).values():
+        tiles += [colorize(read_mask(path, labels), labels), *render_example(backend, path, SHEET_SAMPLES)]
     columns = SHEET_MASKS_PER_ROW * (1 + SHEET_SAMPLES)
     rows = -(-len(tiles) // columns)
     step = SHEET_TILE + 4
@@ -109,21 +124,16 @@ def sheet_image(backend: Backend) -> Image.Image:
     return sheet
 
 
-def _codes(mask: Path) -> NDArray[np.uint8]:
-    return read_mask(mask, _labels())
-
-
-def _labels() -> LabelSpace:
-    return load_recipe(find_recipe("facades")).recipe.labels
-
-
-def _check_label_space(weights: Path) -> None:
-    needed, found = _labels().classes, read_card(weights).labels.classes
-    if [(c.name, c.values) for c in found] != [(c.name, c.values) for c in needed]:
+def _check_label_space(weights: Path, name: str) -> None:
+    """Raise UserError unless the weights know every class of the example masks, by name and value."""
+    wanted = load_recipe(find_recipe(name)).recipe.labels
+    needed = [c for c in wanted.classes if c.name != wanted.unknown]
+    found = read_card(weights).labels.classes
+    if not {(c.name, c.values) for c in needed} <= {(c.name, c.values) for c in found}:
         raise UserError(
             f"{weights}: its classes are {', '.join(c.name for c in found)}; "
             f"the example masks have {', '.join(c.name for c in needed)}",
-            hint="leave --weights out to use the shipped facades weights",
+            hint=f"leave --weights out to use the shipped {name} weights",
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ...backends import open_backend
 from ...backends.base import Form
 from ...core.errors import PartialFailure, UserError
-from ...core.recipe_files import shipped_weights
+from ...core.recipe_files import resolve_weights
 from ...core.report import Report, Silent, count
 from ...store import manifest
 from ...store.atomic import remove_parts
@@ -97,7 +97,7 @@ class RenderResult:
 def render(options: RenderOptions, report: Report | None = None) -> RenderResult:
     """Render every mask with the weights that the options name. See :func:`render_with`."""
     report = report or Silent()
-    weights = options.weights or shipped_weights()
+    weights = resolve_weights(options.weights)
     if options.engine == "auto" and options.tile is not None:
         raise UserError("--engine auto and --tile exclude each other: an engine has one image size")
     runs = ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...core.errors import UserError
-from ...core.recipe_files import shipped_dir
+from ...core.recipe_files import resolve_weights, shipped_dir
 from ...core.sizes import Size, format_size
 from ...store import h5
 from ...weights.file import read_card
@@ -127,6 +127,7 @@ def find_weights(renders: Path | None, given: Path | None) -> tuple[Path | None,
     """
     name, sha256 = weights_of(renders) if renders else ("", "")
     if given:
+        given = resolve_weights(given)
         found = h5.file_sha256(given) if given.is_file() else ""
         if found and sha256 and found != sha256:
             raise UserError(f"{given}: did not make these renders; {renders} is by {name}, {sha256}")

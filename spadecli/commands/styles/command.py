@@ -9,7 +9,7 @@ from typing import Any
 
 from ...backends import open_backend
 from ...core.errors import UserError
-from ...core.recipe_files import shipped_weights
+from ...core.recipe_files import resolve_weights
 from ...core.report import Report, Silent, count
 from ...core.sizes import format_size
 from ...store.h5 import file_sha256
@@ -75,7 +75,7 @@ def styles(options: StylesOptions, report: Report | None = None) -> StylesResult
     report = report or Silent()
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: expected 1 or more")
-    weights = options.weights or shipped_weights()
+    weights = resolve_weights(options.weights)
     photos = [Photo(item.key, item.path) for item in photos_in(options.photos)]
     with open_backend(weights, options.device) as backend:
         report.note(f"weights: {weights} ({backend.card.name}), {backend.name} on {backend.device}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...backends import Backend, open_backend
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace
-from ...core.recipe_files import shipped_examples
+from ...core.recipe_files import shipped_examples, shipped_sets
 from ...core.report import Report
 from ...data.folder import Item
 from ...data.masks import MaskFormat, read_mask, read_photo, resize_codes, resize_photo
@@ -144,9 +144,9 @@ def match_words(found: Match) -> str:
 
 
 def _example_masks(labels: LabelSpace) -> list[Path]:
-    if labels.name != "facades":
+    if labels.name not in shipped_sets():
         raise UserError(f"the example masks do not fit label space {labels.name!r}", hint="give --masks DIR too")
-    return list(shipped_examples().values())
+    return list(shipped_examples(labels.name).values())
 
 
 def _codes(backend: Backend, path: Path, mask_format: MaskFormat) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ from typing import Any
 from ...backends import open_backend
 from ...backends.base import Form
 from ...core.errors import UserError, refuse
-from ...core.recipe_files import shipped_weights
+from ...core.recipe_files import resolve_weights
 from ...core.report import Report, Silent, count
 from ...data.folder import scan
 from ...store.h5 import file_sha256
@@ -101,7 +101,7 @@ def stylize(options: StylizeOptions, report: Report | None = None) -> StylizeRes
     """
     report = report or Silent()
     _check(options)
-    weights = options.render.weights or shipped_weights()
+    weights = resolve_weights(options.render.weights)
     refs = options.refs or (() if options.mixes else (default_reference(),))
     form: Form = "plain" if options.render.plain else "auto"
     with open_backend(
