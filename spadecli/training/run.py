@@ -288,6 +288,7 @@ def run_card(
     for key in ("photos", "masks", "instances", "outside", "packed"):
         plain["data"][key] = Path(plain["data"][key]).name
     plain["loss"]["perceptual_weights"] = Path(plain["loss"]["perceptual_weights"]).name
+    plain["discriminator"]["features_weights"] = Path(plain["discriminator"]["features_weights"]).name
     for key in ("extractor", "inception", "segmenter"):
         plain["validation"][key] = Path(plain["validation"][key]).name
     trained = [

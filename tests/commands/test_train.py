@@ -44,6 +44,15 @@ def test_a_run_leaves_weights_curves_and_sheets(tmp_path, latent, instances):
     assert result.weights.stat().st_mode & 0o044
 
 
+def test_the_card_names_files_without_their_folders(tmp_path):
+    keys = "loss.perceptual_weights", "discriminator.features_weights"
+    settings = [f"{key}=/somewhere/private/{i}" for i, key in enumerate(keys)]
+    result = train(options(make_recipe(tmp_path), tmp_path / "runs", *settings))
+    card = read_card(result.weights).model_dump_json()
+    assert "private" not in card
+    assert str(tmp_path) not in card
+
+
 def test_an_interrupted_run_ends_bit_equal(tmp_path):
     recipe = make_recipe(tmp_path)
     whole = train(options(recipe, tmp_path / "whole"))
