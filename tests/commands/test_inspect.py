@@ -81,7 +81,7 @@ def test_recipe_by_name_and_with_several_mistakes(tmp_path, monkeypatch):
     found = inspect(InspectOptions(path=tmp_path.__class__("facades")))
     assert found.kind == "recipe"
     assert found.facts["files_exist"] == {"photos": False, "masks": False, "packed": False}
-    assert len(found.rows) == 12
+    assert len(found.rows) == 13
     data_set(tmp_path)
     text = (tmp_path / "recipe.toml").read_text()
     (tmp_path / "recipe.toml").write_text(text.replace("steps = 10", "stepz = 10\nbatch = 0"))

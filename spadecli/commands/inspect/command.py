@@ -115,8 +115,8 @@ def _style(options: InspectOptions, facts: dict[str, Any], report: Report) -> di
         return {"style": found.as_json()}
     if facts["architecture"].get("latent") != "encoder":  # a segmenter has no latent at all
         return {}
-    if "style" in facts["metrics"]:
-        return {"style": facts["metrics"]["style"]}
+    if "usage" in (known := facts["metrics"].get("style", {})):
+        return {"style": known}
     report.note(f"style: not measured; spade inspect {options.path} --photos DIR measures how much of it is used")
     return {}
 
