@@ -120,8 +120,13 @@ class TrainingSet(Dataset[Batch]):
 
 
 def start_worker(worker: int) -> None:
-    """Set up a data loader worker: one thread, and Ctrl-C ignored, as the main process ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Set up a data loader worker: one thread, and deaf to Ctrl-C and SIGTERM.
+
+    Terminals and schedulers send these to all processes; the main one needs its workers until its step is done, and
+    ends them itself.
+    """
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

@@ -88,7 +88,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
 
 def test_ctrl_c_saves_and_exits_130_and_the_bare_command_goes_on(tmp_path):
     recipe = make_recipe(tmp_path)
-    overrides = ("train.steps=150", "train.checkpoint_every=25", "train.sample_every=1000")
+    overrides = ("train.steps=60", "train.checkpoint_every=25", "train.sample_every=1000")
     whole = train(options(recipe, tmp_path / "whole", *overrides))
     command = [sys.executable, "-m", "spadecli", "train"]
     first = [*command, str(recipe), "--device", "cpu", *(word for o in overrides for word in ("--set", o))]
@@ -103,8 +103,28 @@ def test_ctrl_c_saves_and_exits_130_and_the_bare_command_goes_on(tmp_path):
     assert "resumes" in stderr
     second = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stderr
-    assert "finished: step 150 of 150" in second.stdout
+    assert "finished: step 60 of 60" in second.stdout
     assert_same_weights(whole.weights, tmp_path / "runs" / "tiny" / "weights.safetensors")
+
+
+def test_a_signal_to_all_processes_saves_too(tmp_path):
+    """As a cluster's scheduler sends it; the loader's workers are not to die of it before the last step is done."""
+    recipe = make_recipe(tmp_path)
+    settings = ("train.steps=5000", "train.num_workers=2", "train.log_every=1", "train.checkpoint_every=5000")
+    command = [sys.executable, "-m", "spadecli", "train", str(recipe), "--device", "cpu"]
+    command += [word for s in settings for word in ("--set", s)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    rows = tmp_path / "runs" / "tiny" / "stats.jsonl"
+    while not rows.exists() and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "everything is saved" in stderr
+    assert (tmp_path / "runs" / "tiny" / "state.pt").exists()
 
 
 def test_a_kill_loses_at_most_one_checkpoint_interval(tmp_path, monkeypatch):
