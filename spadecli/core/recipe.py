@@ -5,6 +5,7 @@ The docstrings of the sections are the reference of every recipe key. recipe_fil
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -21,6 +22,7 @@ from .architecture import Architecture
 from .labelspace import LabelSpace
 from .recipe_checks import stage_problems, stages_in, table_of, window_problems, with_steps_of_stages
 from .schema import as_size, check_all
+from .sizes import unet_depth
 
 OUTSIDE_FOUND = "auto"  # data.outside without a folder
 AUGMENT_NUMBERS = 8  # random numbers from which the changes of one image are made (model/augment.py)
@@ -37,7 +39,8 @@ class DataSection(_Section):
     instances: a folder of instance maps, or a COCO annotation file (``.json``) from which they are drawn.
     outside: a folder of 1-bit masks, NAME.png each, of the size of the label map: what they mark is packed as the
         unknown class, such as the black wedges of a rectified photograph. Pairs without one are packed as they are.
-        "auto": flat black or grey areas at the border of the photo are found and marked.
+        "auto": flat black or grey areas at the border of the photo are found and marked, such as rectification leaves;
+        a night sky without texture would be marked too.
     photo_suffix, mask_suffix, instance_suffix: only files whose names end like this are used ("_leftImg8bit.png");
         the rest of the name pairs them.
     scenes: only pairs of these scene categories are used.
@@ -97,6 +100,8 @@ class DiscriminatorSection(_Section):
         classes and fake for "segmentation"), and then go on to the end of the run.
     augment_adaptive: instead, the share of images that are changed grows while that average is below augment_from, and
         shrinks while it is above (after Karras et al., NeurIPS 2020).
+    depth: how often a segmentation discriminator's U-Net halves the image. 0: as often as the images of all stages, and
+        their windows, allow; 6 times at most.
     label_mix: weight of the consistency of a segmentation discriminator: its logits of an image that is fake and
         photograph by turns, class by class, are to be those of the two, mixed alike (10 in the paper). 0: none, which
         saves a third of its forward pass.
@@ -111,6 +116,7 @@ class DiscriminatorSection(_Section):
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     augment_from: float = Field(0.3, ge=0)
     augment_adaptive: bool = False
+    depth: int = Field(0, ge=0, le=6)
     label_mix: float = Field(10.0, ge=0)
 
     @property
@@ -320,6 +326,18 @@ class Recipe(_Section):
     stage: tuple[StageSection, ...] = ()
     validation: ValidationSection = ValidationSection()
 
+    @property
+    def discriminator_depth(self) -> int:
+        """How often a segmentation discriminator halves the images, the same in all stages."""
+        train, sections = self.train, self.stage or (StageSection(steps=1),)
+        windows = [
+            window
+            for stage in sections
+            if (train.window_share if stage.window_share is None else stage.window_share)
+            and (window := stage.window or train.window)
+        ]
+        return self.discriminator.depth or unet_depth([stage.size or self.model.size for stage in sections], windows)
+
     @model_validator(mode="wrap")
     @classmethod
     def _crop_fits(cls, tree: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
@@ -350,6 +368,7 @@ class Recipe(_Section):
             if train.get("prior_share") and value_of("model", "latent") != "encoder":
                 needed = 'needs model.latent = "encoder": without one every z is from the prior'
                 problems.append(f"{where}.prior_share {needed}")
+        problems += _without_effect(value_of)
         if value_of("discriminator", "kind") == "segmentation" and value_of("loss", "feature_matching") != 0:
             problems.append(
                 'discriminator.kind = "segmentation" has no feature maps to match: set loss.feature_matching = 0'
@@ -358,3 +377,17 @@ class Recipe(_Section):
             needing = (("data", "outside"), ("loss", "ignore_unknown"))
             problems += [f"{a}.{b} needs a class that labels.unknown names" for a, b in needing if value_of(a, b)]
         return problems
+
+
+def _without_effect(value_of: Callable[[str, str], Any]) -> list[str]:
+    """Settings that do nothing, because of another one that is missing."""
+    needed = [
+        (("train", "match_prior"), value_of("model", "latent") == "encoder", 'model.latent = "encoder"'),
+        (
+            ("discriminator", "color_heads"),
+            value_of("discriminator", "kind") == "projected",
+            'discriminator.kind = "projected"',
+        ),
+        (("discriminator", "augment_adaptive"), value_of("discriminator", "augment"), "discriminator.augment"),
+    ]
+    return [f"{a}.{b} does nothing without {what}" for (a, b), has, what in needed if value_of(a, b) and not has]

@@ -15,6 +15,8 @@ def window_problems(
     """What is wrong with the windows of ``where`` ("train" or a stage), given the size of its images."""
     if given is None:
         return [f"{where}.window_share needs a train.window"] if share else []
+    if where != "train" and not share and "window" in stages_in(tree)[int(where.rpartition(".")[2])]:
+        return [f"{where}.window does nothing without a window_share"]
     window, stride = as_size(given), stride_of(tree)
     if window is None or size is None or stride is None or (where != "train" and not share):
         return []

@@ -71,7 +71,8 @@ def resolve_weights(given: Path | None) -> Path:
     if given is None:
         return shipped_weights()
     is_name = given.name == str(given) and given.name in shipped_sets()
-    return shipped_weights(given.name) if is_name and not given.exists() else given
+    is_there = given.is_file() or (given / "run.json").is_file()
+    return shipped_weights(given.name) if is_name and not is_there else given
 
 
 def shipped_examples(name: str = DEFAULT_SET) -> dict[str, Path]:

@@ -83,7 +83,9 @@ def steps_in_proportion(stages: Sequence[Stage], paces: Sequence[float], seconds
 
 def _recipe_of(section: StageSection, recipe: Recipe) -> Recipe:
     train = {key: value for key in OF_TRAIN if (value := getattr(section, key)) is not None}
+    depth = recipe.discriminator_depth if recipe.stage else recipe.discriminator.depth
     changes = {
+        "discriminator": recipe.discriminator.model_copy(update={"depth": depth}),
         "model": recipe.model.model_copy(update={"size": section.size or recipe.model.size}),
         "train": recipe.train.model_copy(update=train),
         "stage": (),

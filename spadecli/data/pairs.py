@@ -29,6 +29,8 @@ from .outside import find_outside
 from .packed import Sample
 from .statistics import code_counts
 
+LARGE = 3 << 20  # values of a photo in which the search for what is outside takes seconds
+
 # (key, label codes uint8 [H,W]) -> instance ids uint32 [H,W]
 DrawInstances = Callable[[str, NDArray[np.uint8]], NDArray[np.uint32]]
 
@@ -66,7 +68,8 @@ def read_pair(
         codes = _attempt(problems, mark_outside, codes, pair.outside.path, labels)
     photo = _attempt(problems, _photo, pair.photo.path)
     if is_outside_found and codes is not None and photo is not None:
-        marks = resize_codes(find_outside(photo).astype(np.uint8), (codes.shape[0], codes.shape[1]))
+        small = resize_photo(photo, size) if photo.size > LARGE else photo
+        marks = resize_codes(find_outside(small).astype(np.uint8), (codes.shape[0], codes.shape[1]))
         codes = np.where(marks != 0, labels.channel_to_code[labels.unknown_channel], codes)
     instances = None
     if pair.instances is not None:

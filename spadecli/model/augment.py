@@ -66,7 +66,8 @@ class Augmentation:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self.average.copy_(state["average"])
-        self.share.copy_(state["share"])
+        if "share" in state:  # runs that began before this option have none
+            self.share.copy_(state["share"])
 
 
 def augment(

@@ -21,7 +21,7 @@ from .feature_maps import FEATURE_NETWORKS
 from .layers import conv, convolve_all, instance_norm
 from .losses import Verdict
 from .projected import ProjectedDiscriminator
-from .segmentation import SegmentationDiscriminator, unet_depth
+from .segmentation import SegmentationDiscriminator
 from .semantic import BatchClasses, SemanticMap
 
 MAX_WIDTH = 512
@@ -113,7 +113,7 @@ def _projected(recipe: Recipe) -> ProjectedDiscriminator:
 
 def _segmentation(recipe: Recipe) -> SegmentationDiscriminator:
     section, labels = recipe.discriminator, recipe.labels
-    depth = unet_depth(recipe.model.size, recipe.train.window)
+    depth = recipe.discriminator_depth
     return SegmentationDiscriminator(labels.num_classes, labels.unknown_channel, depth, section.ndf, section.label_mix)
 
 

@@ -62,7 +62,7 @@ class ForwardPass:
     """The results of one forward pass of all networks, from which the losses are computed.
 
     The fakes of the rows ``reconstructed`` (None: all) have z from the encoder and are compared with their photos; the
-    others have z from N(0, I) and meet the adversarial loss alone.
+    others have z from the prior and meet the adversarial loss alone.
     fake, photo: [N,3,H,W] in [-1,1]. verdict: what the discriminator makes of them.
     mu, logvar: the encoder's posterior of the rows ``reconstructed``; None without one.
     perceptual: the perceptual loss; None without such a network.

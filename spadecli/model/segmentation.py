@@ -15,24 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.sizes import Size
 from .layers import conv, convolve_all
 from .losses import Verdict, at_least_fp32
 from .semantic import NO_CLASS, BatchClasses, SemanticMap
 
 LEAK = 0.2
-MOST_HALVINGS = 6  # the paper's, at 256x256
-SMALLEST = 4  # pixels of the coarsest map's shorter side, there
 WIDTHS = (2, 2, 4, 4, 8, 8)  # of the encoder's maps, as multiples of the base width
-
-
-def unet_depth(size: Size, window: Size | None = None) -> int:
-    """Return how often the U-Net halves images of ``size``, and windows of them: 6 times at 256x256 and above.
-
-    Smaller images are halved down to 4 pixels, and none further than its sides, and the window's, divide by two.
-    """
-    sides = math.gcd(*size, *(window or ()))
-    return max(n for n in range(MOST_HALVINGS + 1) if sides % (1 << n) == 0 and min(size) >> n >= SMALLEST)
 
 
 class ResidualBlock(nn.Module):

@@ -95,6 +95,9 @@ class WeightsExporter:
             before = after = self._matched(averages)
             if self.batches:
                 generator, encoder = averaged_networks(self._trainer.recipe, before, self._trainer.device)
+                for network in (generator, encoder):
+                    if network is not None:
+                        network.to(self._trainer.dtype)
                 recalibrate(generator, encoder, self._inputs())
                 after = with_statistics_of(before, generator)
             self._made = step, before, after

@@ -16,6 +16,7 @@ from ..core.report import Report
 from ..core.stages import stages_of
 from ..core.version import VERSION
 from ..model.perceptual import is_fetched, load_perceptual
+from ..model.projected import GROUP
 from ..store.run_folder import RunFolder, RunRecord, newest_unfinished
 from .init_from import InitWeights, apply_init, init_record, open_init
 from .step import Trainer, build_networks
@@ -171,6 +172,7 @@ def check_batches(recipe: Recipe, processes: int) -> None:
         try:
             check_split(stage.batch, stage.recipe.train.accumulate, processes)
             _check_prior_share(stage.recipe, processes)
+            _check_color_heads(stage.recipe, processes)
         except UserError as e:
             if stage.of == 1:
                 raise
@@ -187,6 +189,26 @@ def _check_prior_share(recipe: Recipe, processes: int) -> None:
         f"train.prior_share = {share:g}: not a whole number of the {images} images that a process takes at a time",
         hint=f"shares that fit: {fitting}; or another train.batch",
     )
+
+
+def _check_color_heads(recipe: Recipe, processes: int) -> None:
+    """Raise UserError if a process takes no whole groups of images, whose colours are judged together."""
+    images = recipe.train.batch // (processes * recipe.train.accumulate)
+    if recipe.discriminator.kind == "projected" and recipe.discriminator.color_heads and images % GROUP:
+        raise UserError(
+            f"discriminator.color_heads compares the colours of {GROUP} images, and a process takes {images} at a time",
+            hint=f"a batch that makes it a multiple of {GROUP}, or --set discriminator.color_heads=false",
+        )
+
+
+def check_discriminator_first(recipe: Recipe, steps: int) -> None:
+    """Raise UserError if the discriminator would learn alone to the end of the run."""
+    if recipe.train.discriminator_first >= steps:
+        raise UserError(
+            f"train.discriminator_first = {recipe.train.discriminator_first}: the run has {steps} steps, "
+            "and the generator would never learn",
+            hint="--set train.discriminator_first=0, or a longer run",
+        )
 
 
 def describe_batch(recipe: Recipe, ranks: Ranks) -> str:

@@ -200,6 +200,8 @@ class Trainer:
         rows = encoded_rows(len(photo), self.recipe.train.prior_share)
         if rows is None:
             mu, logvar = map(at_least_fp32, self._called["encoder"](photo))
+            if self.recipe.train.match_prior:  # another stage may draw from it
+                self.aggregate.watch(mu, logvar)
             return reparameterize(mu, logvar, eps), mu, logvar, None
         if len(photo) not in self._encoded:  # once: a copy to the device waits for it
             self._encoded[len(photo)] = torch.tensor(rows, device=self.device)

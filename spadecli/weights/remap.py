@@ -35,6 +35,13 @@ BRIDGED = (
 )  # fields that may differ, some with restrictions
 
 
+LAYERS_FROM = {  # what each kind of discriminator is built from; a U-Net of another depth begins fresh
+    "patch": {"kind", "ndf", "num_scales"},
+    "projected": {"kind", "ndf", "features", "color_heads"},
+    "segmentation": {"kind", "ndf"},
+}
+
+
 @dataclass(frozen=True)
 class ClassTransfer:
     """The match of two label spaces.
@@ -198,8 +205,7 @@ def differences(
         keys.append("encoder_grid")
     problems = [f"model.{key}: {before[key]} -> {after[key]}" for key in keys]
     if old_d is not None:
-        tuned = {"augment", "augment_from", "augment_adaptive", "label_mix"}
-        d_before, d_after = (d.model_dump(exclude=tuned) for d in (old_d, new_d))
+        d_before, d_after = (d.model_dump(include=LAYERS_FROM[d.kind]) for d in (old_d, new_d))
         problems += [f"discriminator.{k}: {d_before[k]} -> {v}" for k, v in d_after.items() if d_before[k] != v]
     return problems
 

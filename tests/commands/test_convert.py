@@ -1,19 +1,20 @@
 """spade convert to ONNX: what is written, what is refused, and that nothing wrong is left."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, shared
 from fake_backend import Listener
 from files import save
 from networks import LABELS, torch_weights
 from PIL import Image
 from typer.testing import CliRunner
 
-from spadecli.backends import onnx_backend, verify
+from spadecli.backends import onnx_backend, open_backend, verify
 from spadecli.cli.app import app
 from spadecli.commands.convert.command import ConvertOptions, convert
 from spadecli.commands.inspect.command import InspectOptions, inspect
@@ -23,7 +24,7 @@ from spadecli.core.errors import BackendUnavailable, UserError
 from spadecli.data.masks import read_photo, resize_photo
 from spadecli.data.pixels import photo_values
 from spadecli.training.recalibration import posterior_moments
-from spadecli.weights.file import load_weights
+from spadecli.weights.file import load_weights, read_card
 
 WEIGHTS = ROOT / "weights" / "facades.safetensors"
 
@@ -262,3 +263,12 @@ def test_without_an_encoder_no_prior_is_matched(tmp_path):
         convert(ConvertOptions(weights, tmp_path / "m.safetensors", match_prior=tmp_path))
     with pytest.raises(UserError, match="--match-prior: nothing that --to onnx uses"):
         convert(ConvertOptions(WEIGHTS, tmp_path / "m.onnx", to="onnx", match_prior=tmp_path))
+
+
+def test_shipped_weights_go_by_name(tmp_path):
+    convert(ConvertOptions(Path("facades"), to="safetensors", output=tmp_path / "copy.safetensors"))
+    assert read_card(tmp_path / "copy.safetensors").name == "facades"
+    assert inspect(InspectOptions(shared("data", "facades", "train", "masks"), weights=Path("facades"))).fits
+    with pytest.raises(UserError, match="nowhere: no such weights file") as e:
+        open_backend("nowhere")
+    assert "facades" in e.value.hint

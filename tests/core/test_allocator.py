@@ -28,4 +28,5 @@ def pages_taken(how: str) -> int:
 def test_large_tensors_take_few_pages():
     if not SETTING.is_file() or "[never]" in SETTING.read_text():
         pytest.skip("this kernel gives no huge pages")
-    assert pages_taken("huge") < 0.5 * pages_taken("small")
+    of_4096 = 4 * (1 << 26) // 4096  # what the tensors would take; some kernels give larger pages unasked
+    assert pages_taken("huge") < 0.5 * of_4096

@@ -9,10 +9,11 @@ from networks import visible
 from torch import nn
 
 from spadecli.core.recipe import Recipe
+from spadecli.core.sizes import unet_depth
 from spadecli.model.augment import Augmentation
 from spadecli.model.discriminator import Discriminator, build_discriminator
 from spadecli.model.layers import SpectralConv2d
-from spadecli.model.segmentation import SegmentationDiscriminator, balanced_cross_entropy, class_weights, unet_depth
+from spadecli.model.segmentation import SegmentationDiscriminator, balanced_cross_entropy, class_weights
 from spadecli.model.semantic import NO_CLASS, BatchClasses, SemanticMap, class_shares
 
 CLASSES, UNKNOWN = 4, 2
@@ -185,7 +186,7 @@ def test_the_paper_s_size():
     ],
 )
 def test_depth_follows_the_size(size, window, depth):
-    assert unet_depth(size, window) == depth
+    assert unet_depth([size], [window] if window else []) == depth
     small = SegmentationDiscriminator(2, None, depth, 1)
     assert small.logits([torch.zeros(1, 3, *(window or size))])[0].shape == (1, 3, *(window or size))
 

@@ -279,3 +279,33 @@ def test_timing_holds_one_trainer_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "new_trainer", watched)
     train(options(make_recipe(tmp_path), tmp_path / "runs", fit_minutes=0.005, max_minutes=0.0))
     assert len(made) == 2
+
+
+def test_a_run_in_which_the_generator_never_learns_is_refused(tmp_path):
+    recipe = make_recipe(tmp_path)
+    with pytest.raises(UserError, match=r"train\.discriminator_first = 6: the run has 6 steps"):
+        train(options(recipe, tmp_path / "runs", "train.discriminator_first=6"))
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_color_heads_need_whole_groups_of_images(tmp_path):
+    recipe = make_recipe(tmp_path)
+    projected = ("discriminator.kind=projected", "discriminator.color_heads=true", "loss.feature_matching=0")
+    with pytest.raises(UserError, match="the colours of 4 images, and a process takes 2 at a time"):
+        train(options(recipe, tmp_path / "runs", *projected))
+    with pytest.raises(UserError, match="takes 2 at a time"):
+        train(options(recipe, tmp_path / "runs", *projected, "train.batch=8", "train.accumulate=4"))
+
+
+@pytest.mark.parametrize(
+    ("latent", "setting", "needed"),
+    [
+        ("noise", "train.match_prior=4", 'model.latent = "encoder"'),
+        ("encoder", "discriminator.color_heads=true", 'discriminator.kind = "projected"'),
+        ("encoder", "discriminator.augment_adaptive=true", "discriminator.augment"),
+    ],
+)
+def test_settings_without_effect_are_refused(tmp_path, latent, setting, needed):
+    with pytest.raises(UserError) as e:
+        load_recipe(make_recipe(tmp_path, latent), (setting,))
+    assert f"{setting.partition('=')[0]} does nothing without {needed}" in e.value.problems[0]

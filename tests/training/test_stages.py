@@ -24,6 +24,7 @@ from spadecli.model.generator import Generator
 from spadecli.model.semantic import SemanticMap
 from spadecli.store.run_folder import RunFolder
 from spadecli.training.checkpoint import read_state
+from spadecli.training.init_from import open_init
 from spadecli.training.memory import Memory
 from spadecli.training.plan import plan_training
 from spadecli.training.run import TrainingRun, training_loader
@@ -469,3 +470,31 @@ def test_two_processes_train_like_one(tmp_path, monkeypatch):
     assert [end["processes"] for end in ends] == [2, 2]
     first, second = (end["state"]["networks"]["generator"] for end in ends)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+SEGMENTING = ("discriminator.kind=segmentation", "loss.feature_matching=0", "discriminator.ndf=2")
+
+
+def test_a_segmentation_discriminator_has_one_depth_in_all_stages(tmp_path):
+    """At 64x64 alone it would halve four times, at 32x32 three."""
+    recipe = staged(tmp_path)
+    assert recipe_of(tmp_path, STAGES, *SEGMENTING).discriminator_depth == 3
+    whole = train(options(recipe, tmp_path / "whole", *SEGMENTING))
+    assert whole.finished
+    assert read_card(whole.weights).recipe["discriminator"]["kind"] == "segmentation"
+    for minutes in (*[0.0] * 4, None):  # through the first boundary
+        part = train(options(recipe, tmp_path / "parts", *SEGMENTING, max_minutes=minutes))
+    assert part.finished
+    start = open_init(tmp_path / "whole" / "tiny", recipe_of(tmp_path, STAGES, *SEGMENTING))
+    assert start.discriminator is not None
+    again = train(options(recipe, tmp_path / "again", *SEGMENTING, init=tmp_path / "whole" / "tiny"))
+    assert again.finished
+
+
+def test_the_prior_follows_the_codes_in_every_stage(tmp_path):
+    """A stage that draws nothing from it leaves the moments to the next."""
+    stages = "[[stage]]\nsteps = 1\n[[stage]]\nsteps = 1\nprior_share = 0.5\n"
+    train(options(staged(tmp_path, stages), tmp_path / "runs", "train.match_prior=4", max_minutes=0.0))
+    state = read_state(tmp_path / "runs" / "tiny" / "state.pt")
+    assert state["step"] == 1
+    assert (state["trainer"]["aggregate"]["mean"] != 0).all()

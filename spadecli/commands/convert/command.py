@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from ...backends.profile import Profile, parse_range
 from ...core.errors import SpadeError, UserError
+from ...core.recipe_files import resolve_weights
 from ...core.report import Report, Silent
 from .options import ConvertOptions, ConvertResult
 
@@ -38,6 +40,7 @@ def convert(options: ConvertOptions, report: Report | None = None) -> ConvertRes
     its tolerance; BackendUnavailable where a package or device is missing.
     """
     report = report or Silent()
+    options = replace(options, source=resolve_weights(options.source))
     _check_source(options)
     suffix = SUFFIXES[options.to]
     output = options.output or options.source.with_suffix(suffix)

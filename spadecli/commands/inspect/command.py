@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.labelspace import LabelSpace
-from ...core.recipe_files import find_recipe, load_recipe, shipped_recipes
+from ...core.recipe_files import find_recipe, load_recipe, resolve_weights, shipped_recipes
 from ...core.report import Report, Silent
 from ...data.folder import EXPECTED, Item, scan
 from ...data.masks import MaskFormat
@@ -135,7 +135,7 @@ def _label_space(options: InspectOptions) -> tuple[LabelSpace | None, str]:
     if options.weights is not None:
         from ...weights.file import read_card
 
-        return read_card(options.weights).labels, str(options.weights)
+        return read_card(resolve_weights(options.weights)).labels, str(options.weights)
     if options.recipe is not None:
         recipe = load_recipe(find_recipe(options.recipe)).recipe
         return recipe.labels, f"recipe {recipe.name}"

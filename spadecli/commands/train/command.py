@@ -27,6 +27,7 @@ from ...training.run import TrainingRun, run_card, seconds_per_step
 from ...training.setup import (
     TrainOptions,
     check_batches,
+    check_discriminator_first,
     check_tensorboard,
     count_parameters,
     describe_batch,
@@ -109,6 +110,7 @@ def _train_on(
     # From where, and with what beside it. What the main process alone starts from and validates with is not sent.
     folder = on_main_broadcast(run_folder, options, recipe)
     record = on_main_broadcast(run_record, folder, resolved, options, dataset.packed.sha256, len(indices))
+    on_main_broadcast(check_discriminator_first, recipe, record.steps)
     record = on_main_broadcast(settle_precision, record, device, report)
     recipe = record.trained_recipe
     on_all(fetch_perceptual, recipe, processes.ranks, report)
