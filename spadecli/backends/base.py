@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import UserError
-from ..core.recipe_files import resolve_weights, shipped_sets
+from ..core.recipe_files import resolve_weights, shipped_sets, shipped_weights
 from ..weights.card import Card
 
 # suffix -> module with open_file(path, device) -> Backend; imported on first use
@@ -92,7 +92,7 @@ def open_backend(
     """
     path = resolve_weights(Path(path))
     if not path.is_file():
-        names = ", ".join(shipped_sets())
+        names = ", ".join(name for name in shipped_sets() if shipped_weights(name).is_file())
         raise UserError(f"{path}: no such weights file", hint=f"give a file, or the name of shipped ones: {names}")
     if path.suffix == ".pth":
         raise UserError(f"{path}: NVlabs checkpoints must be converted first", hint=f"spade convert {path}")

@@ -11,7 +11,7 @@ from .ui import UI, AsJson, DryRun, Quiet, Verbose
 
 
 def examples(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="facades or landscapes.")] = "facades",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Set of masks: facades or landscapes.")] = "facades",
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Folder for masks/ and photo.jpg.")] = Path(),
     weights: Annotated[
         Path | None,

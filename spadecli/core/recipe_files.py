@@ -55,10 +55,9 @@ def shipped_dir(what: str) -> Path:
 
 
 def shipped_sets() -> list[str]:
-    """Names of the recipes that weights and example masks are shipped for, the default one first."""
-    folder = shipped_dir("weights")
-    others = (p.name for p in folder.glob("examples/*") if p.name != DEFAULT_SET)
-    return [DEFAULT_SET, *sorted(name for name in others if (folder / f"{name}.safetensors").is_file())]
+    """Names of the recipes that example masks are shipped for, the default one first."""
+    others = (p.name for p in shipped_dir("weights").glob("examples/*") if p.name != DEFAULT_SET)
+    return [DEFAULT_SET, *sorted(others)]
 
 
 def shipped_weights(name: str = DEFAULT_SET) -> Path:
@@ -72,7 +71,7 @@ def resolve_weights(given: Path | None) -> Path:
         return shipped_weights()
     is_name = given.name == str(given) and given.name in shipped_sets()
     is_there = given.is_file() or (given / "run.json").is_file()
-    return shipped_weights(given.name) if is_name and not is_there else given
+    return shipped_weights(given.name) if is_name and not is_there and shipped_weights(given.name).is_file() else given
 
 
 def shipped_examples(name: str = DEFAULT_SET) -> dict[str, Path]:

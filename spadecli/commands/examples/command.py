@@ -38,7 +38,7 @@ class ExamplesOptions:
     """What ``spade examples`` is asked to write.
 
     name: the recipe whose example masks are meant. folder: where ``masks/`` and ``photo.jpg`` go.
-    weights: what renders the photo and the sheet; None: those that are shipped for ``name``.
+    weights: what renders the photo and the sheet; None: those that are shipped for ``name``, or no photo.
     sheet: a picture (.jpg, .jpeg or .png) of every mask beside three renders of it, or None.
     overwrite: write files that exist again, else they are kept. dry_run: write nothing.
     """
@@ -78,6 +78,11 @@ def examples(options: ExamplesOptions, report: Report | None = None) -> Examples
     renders = {options.folder / "photo.jpg": photo_image}
     if options.sheet:
         renders[options.sheet] = sheet_image
+    if options.weights is None and not weights.is_file():
+        if options.sheet:
+            raise UserError(f"no weights are shipped for {options.name}", hint="--weights FILE renders the sheet")
+        report.note(f"no weights are shipped for {options.name}: masks alone; --weights FILE renders photo.jpg")
+        renders = {}
     paths = (*renders, *masks)
     wanted = tuple(p for p in paths if options.overwrite or not p.exists())
     wanted_renders = [p for p in wanted if p in renders]
