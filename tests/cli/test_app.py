@@ -144,11 +144,11 @@ def test_spade_alone_prints_its_help():
 
 
 def test_variables_stand_in_for_options_and_lose_to_them(tmp_path):
-    by_variable = spade("examples", str(tmp_path), "--json", SPADE_EXAMPLES_WEIGHTS=str(tmp_path / "variable"))
+    by_variable = spade("examples", "-o", str(tmp_path), "--json", SPADE_EXAMPLES_WEIGHTS=str(tmp_path / "variable"))
     assert by_variable.returncode == 2
     assert f"{tmp_path / 'variable'}: no such weights file" in json.loads(by_variable.stderr)["error"]
     by_flag = spade(
-        "examples", str(tmp_path), "-w", str(tmp_path / "flag"), SPADE_EXAMPLES_WEIGHTS=str(tmp_path / "variable")
+        "examples", "-o", str(tmp_path), "-w", str(tmp_path / "flag"), SPADE_EXAMPLES_WEIGHTS=str(tmp_path / "variable")
     )
     assert f"{tmp_path / 'flag'}: no such weights file" in by_flag.stderr
 

@@ -114,7 +114,8 @@ def test_interrupted_run_goes_on(folder, error):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell begin deaf to it
 sys.path[:0] = [{tests!r}]
 from fake_backend import FakeBackend, source
 from pathlib import Path
