@@ -140,6 +140,7 @@ def test_make_lists_its_targets():
         "setup",
         "demo",
         "test",
+        "test-all",
         "test-gpu",
         "lint",
         "bench",
