@@ -488,7 +488,7 @@ def test_a_short_run_learns_to_segment(tmp_path, classifiers):
 @pytest.mark.parametrize("side", ["discriminator", "generator"])
 def test_a_short_run_with_a_side_negated_does_not_learn_to_segment(tmp_path, classifiers, monkeypatch, side):
     wrong_steps.negate_a_side_of_segmentation(monkeypatch, side)
-    with pytest.raises(AssertionError, match="g_hinge|of the discriminator"):
+    with pytest.raises(AssertionError, match=r"g_hinge|of the discriminator"):
         assert_learns_to_segment(tmp_path, classifiers)
 
 
