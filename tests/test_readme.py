@@ -302,6 +302,7 @@ def with_data(tmp_path_factory) -> Session:
     return Session(folder, RUN_WITH_DATA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", RUN_HERE, ids=str)
 def test_commands_print_what_is_shown(block, here):
     here.check(block)

@@ -86,6 +86,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
     assert_same_weights(none.weights, two.weights)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_exits_130_and_the_bare_command_goes_on(tmp_path):
     recipe = make_recipe(tmp_path)
     overrides = ("train.steps=60", "train.checkpoint_every=25", "train.sample_every=1000")
