@@ -78,7 +78,7 @@ def open_backend(
     precision: Precision = "fp32",
     tile: TileSize = None,
 ) -> Backend:
-    """Open weights with the backend for their suffix, or shipped ones by their name ("landscapes").
+    """Open weights with the backend for their suffix, or shipped ones by their name ("facades").
 
     device: "auto" (CUDA if available), "cpu", "cuda", "cuda:1".
     form: how the generator is computed. "plain": by the convolutions that were trained. "fast": the same function,

@@ -31,7 +31,7 @@ def examples(
 ) -> None:
     """Write the example masks to masks/ and a rendered reference picture to photo.jpg.
 
-    Example: spade examples landscapes
+    Example: spade examples
     """
     from ..commands.examples.command import ExamplesOptions, examples
 
